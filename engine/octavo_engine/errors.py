@@ -1,0 +1,59 @@
+"""The error tree.
+
+EngineError                what a user reads as one sentence; never a traceback
+├── ConfigError            a setting is wrong: exit code 2
+│   └── ModelNotFound      the model source leads to nothing usable
+├── ModelError             the model's files are unsound or of an unknown kind
+├── OutOfMemory            weights or KV cache do not fit; the message names the setting to lower and to what
+├── CoreDied               the engine core's process ended; the API answers 503 and exits 1
+└── RequestError           one request is refused; carries the HTTP status and the OpenAI error fields
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base of all errors that reach a user; ``str()`` is a full sentence."""
+
+    exit_code = 1
+
+
+class ConfigError(EngineError):
+    exit_code = 2
+
+
+class ModelNotFound(ConfigError):
+    pass
+
+
+class ModelError(EngineError):
+    pass
+
+
+class OutOfMemory(EngineError):
+    pass
+
+
+class CoreDied(EngineError):
+    pass
+
+
+class RequestError(EngineError):
+    """A request refused. ``status`` is the HTTP status; ``param`` names the parameter, where one is at fault."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.param = param
+        self.code = code
+        self.retry_after = retry_after

@@ -1,0 +1,1 @@
+"""The Octavo operator: LLMDeployment resources to Kubernetes objects."""

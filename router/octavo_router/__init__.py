@@ -1,0 +1,1 @@
+"""The Octavo router: one OpenAI endpoint for all models of a cluster."""
