@@ -1,0 +1,107 @@
+"""Renders docs/performance.md's tables from bench/figures.csv (aims, peers) and bench/results/*.json (measured).
+
+Usage: python bench/render.py [--check]. Only the part between the two markers of docs/performance.md is written.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+PAGE = ROOT.parent / "docs" / "performance.md"
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+
+
+@dataclass(frozen=True)
+class Aim:
+    """One row of figures.csv: what is aimed at, and what the peer reaches."""
+
+    group: str
+    figure: str
+    unit: str
+    better: str  # "lower" or "higher"
+    aim: str
+    peer: str
+
+    def met_by(self, value: float) -> bool:
+        return value <= float(self.aim) if self.better == "lower" else value >= float(self.aim)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One entry of a results file: a median and the conditions it was measured under."""
+
+    figure: str
+    value: float
+    unit: str
+    conditions: str
+
+
+def read_aims(path: Path = ROOT / "figures.csv") -> list[Aim]:
+    with path.open(newline="") as file:
+        rows = csv.DictReader(file)
+        return [
+            Aim(r["file"], r["figure"], r["unit"], r["better"], r["aim"], f"{r['peer']} {r['peer_name']}".strip())
+            for r in rows
+        ]
+
+
+def read_results(folder: Path = ROOT / "results") -> dict[str, list[Measured]]:
+    """Group -> measured figures, in the order of the files."""
+    return {
+        path.stem: [Measured(**row) for row in json.loads(path.read_text())] for path in sorted(folder.glob("*.json"))
+    }
+
+
+def aim_row(aim: Aim, found: Measured | None) -> str:
+    sign = "<=" if aim.better == "lower" else ">="
+    shown = "not measured yet" if found is None else f"{found.value:,.4g} {found.unit}"
+    verdict = "" if found is None else ("met" if aim.met_by(found.value) else "**missed**")
+    return f"| {aim.figure} | {shown} | {sign} {aim.aim} {aim.unit} | {aim.peer or '-'} | {verdict} |"
+
+
+def other_row(found: Measured) -> str:
+    return f"| {found.figure} | {found.value:,.4g} {found.unit} | - | - | |"
+
+
+def table(group: str, aims: list[Aim], results: list[Measured]) -> list[str]:
+    """One group's section: rows that have an aim first, then the others, then the conditions."""
+    by_name = {r.figure: r for r in results}
+    aimed = {a.figure for a in aims}
+    lines = [f"### {group}", "", "| figure | measured | aim | peer | |", "|---|---|---|---|---|"]
+    lines += [aim_row(a, by_name.get(a.figure)) for a in aims]
+    lines += [other_row(r) for r in results if r.figure not in aimed]
+    conditions = dict.fromkeys(r.conditions for r in results)
+    lines += ["", *(f"Measured: {c}" + "\n" for c in conditions)]
+    return lines
+
+
+def render() -> str:
+    aims, results = read_aims(), read_results()
+    groups = dict.fromkeys([*(a.group for a in aims), *results])
+    lines: list[str] = []
+    for group in groups:
+        lines += table(group, [a for a in aims if a.group == group], results.get(group, []))
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    page = PAGE.read_text()
+    head, rest = page.split(BEGIN)
+    tail = rest.split(END)[1]
+    fresh = f"{head}{BEGIN}\n{render()}\n{END}{tail}"
+    if "--check" in arguments:
+        if fresh != page:
+            print("docs/performance.md is older than bench/results: run `make docs`.", file=sys.stderr)
+            return 1
+        return 0
+    PAGE.write_text(fresh)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
