@@ -1,0 +1,36 @@
+{{/* The environment of each program: the one place that knows the programs' setting names. */}}
+
+{{- define "octavo.logEnv" -}}
+- {name: OCTAVO_LOG_LEVEL, value: {{ .Values.logging.level | quote }}}
+- {name: OCTAVO_LOG_FORMAT, value: {{ .Values.logging.format | quote }}}
+- {name: OCTAVO_WATCH_NAMESPACES, value: {{ join "," .Values.watchNamespaces | quote }}}
+- name: OCTAVO_NAMESPACE
+  valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+{{- end -}}
+
+{{- define "octavo.engineImage" -}}
+{{- $built := include "octavo.taggedImage" (dict "root" .root "repository" .repository "tag" "") -}}
+{{ .override | default $built | quote }}
+{{- end -}}
+
+{{- define "octavo.operatorEnv" -}}
+{{ include "octavo.logEnv" . }}
+- name: OCTAVO_ENGINE_IMAGE
+  value: {{ include "octavo.engineImage" (dict "root" . "override" .Values.engine.image "repository" "octavo-engine") }}
+- name: OCTAVO_ENGINE_CUDA_IMAGE
+  value: {{ include "octavo.engineImage" (dict "root" . "override" .Values.engine.cudaImage "repository" "octavo-engine-cuda") }}
+- {name: OCTAVO_POD_DEFAULTS, value: /etc/octavo/pod-defaults.yaml}
+- {name: OCTAVO_METRICS_API, value: {{ .Values.metricsApi.enabled | quote }}}
+- {name: OCTAVO_SERVICE_NAME, value: {{ include "octavo.componentName" (dict "root" . "component" "operator") | quote }}}
+{{- with .Values.operator.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "octavo.routerEnv" -}}
+{{ include "octavo.logEnv" . }}
+- {name: OCTAVO_DRAIN_TIMEOUT, value: {{ .Values.router.drain.streamSeconds | quote }}}
+{{- with .Values.router.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
