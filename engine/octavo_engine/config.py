@@ -50,6 +50,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     policy: Literal["fcfs", "priority"] = "fcfs"
     preemption_mode: Literal["recompute", "swap"] = "recompute"
     max_waiting: int = 1024  # admission limit: more waiting requests are refused with 429
+    steps_in_flight: int = 1  # 2: the next step is scheduled and launched before the former is collected
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):

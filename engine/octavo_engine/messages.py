@@ -28,9 +28,14 @@ class AddRequest(msgspec.Struct, frozen=True, tag="add"):
 
 
 class AbortRequests(msgspec.Struct, frozen=True, tag="abort"):
-    """Forget these requests at once and free their blocks; unknown ids are ignored."""
+    """Forget these requests at once and free their blocks; unknown ids are ignored. No output follows.
+
+    ``sequences`` names single ones of a request with ``n`` > 1 (request id, index), such as one that met
+    a stop string.
+    """
 
     request_ids: list[str]
+    sequences: list[tuple[str, int]] = []
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
@@ -61,13 +66,17 @@ class SequenceOutput(msgspec.Struct, frozen=True, array_like=True):
     num_cached_tokens: int = 0  # prompt tokens found in the prefix cache
     prompt_logprobs: list[TokenLogprobs | None] | None = None  # once, with the first output; None for the first token
     error: str | None = None  # a sentence, with finish_reason "error"
+    error_status: int = 500  # the HTTP status that fits the error: 400, 429 (the queue is full) or 500
 
 
 class EngineStats(msgspec.Struct, frozen=True):
-    """The scheduler's gauges and counters after a step; counters only ever grow."""
+    """The scheduler's gauges and counters after a step; counters only ever grow.
+
+    Gauges count sequences: a request with ``n`` > 1 is one until its prompt is computed, then ``n``.
+    """
 
     num_running: int = 0
-    num_waiting: int = 0
+    num_waiting: int = 0  # not begun, or preempted by recompute
     num_swapped: int = 0
     kv_cache_usage: float = 0.0  # blocks in use by live sequences / all blocks, 0..1
     host_kv_cache_usage: float = 0.0
@@ -127,7 +136,10 @@ class RunnerSpec(msgspec.Struct, frozen=True):
 
 
 class SequenceStart(msgspec.Struct, frozen=True):
-    """A sequence's row begins (first scheduling, or again after preemption by recompute)."""
+    """A sequence's row begins (first scheduling, or again after preemption by recompute).
+
+    ``block_ids`` is the whole block table that this step needs: the sequence's step brings no more blocks.
+    """
 
     seq_id: int  # small unique int, never reused while alive
     token_ids: list[int]  # prompt + output so far
@@ -135,6 +147,7 @@ class SequenceStart(msgspec.Struct, frozen=True):
     params: SamplingParams
     block_ids: list[int]
     num_computed_tokens: int
+    index: int = 0  # of the request's n: each draws from a random stream of its own
 
 
 class SequenceStep(msgspec.Struct, frozen=True, array_like=True):
@@ -152,7 +165,11 @@ class SequenceStep(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StepInput(msgspec.Struct, frozen=True):
-    """One step. The runner applies, in this order: ended rows, swap-out, swap-in, block copies, starts, the forward."""
+    """One step; ``sequences`` is never empty.
+
+    The runner applies, in this order: ended rows, swap-out, swap-in, block copies, block changes, starts,
+    the forward.
+    """
 
     step_id: int
     ended: list[int]  # seq_ids whose rows are dropped (finished, aborted or preempted by recompute)
@@ -165,6 +182,11 @@ class StepInput(msgspec.Struct, frozen=True):
 
 
 class SampledToken(msgspec.Struct, frozen=True, array_like=True):
+    """What a step brought one sequence.
+
+    A chunk that samples nothing is reported (with ``token_id`` -1) only to carry prompt log probabilities.
+    """
+
     seq_id: int
     token_id: int
     logprobs: TokenLogprobs | None = None

@@ -1,0 +1,159 @@
+"""The engine core: one loop of schedule -> launch -> collect around a scheduler and a runner.
+
+With ``steps_in_flight`` 2 the loop overlaps: step N+1 is scheduled and launched while step N still computes.
+
+    step():   schedule N+1 ─ launch N+1 ─ collect N ─ outputs of N
+    runner:   ──── computing N ───────────────────┤──── computing N+1 ───
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from octavo_engine.config import EngineConfig
+from octavo_engine.errors import ConfigError, OutOfMemory, RequestError
+from octavo_engine.messages import (
+    AddRequest,
+    EngineStats,
+    Ready,
+    Runner,
+    RunnerSpec,
+    SequenceOutput,
+    StepOutputs,
+)
+from octavo_engine.scheduler import Scheduler
+
+
+class EngineCore:
+    """Serves requests on one runner. Single-threaded: every method is called from the loop's own thread.
+
+    ``step_started`` (in ``clock`` seconds, None between steps) and ``steps`` may be read from other threads, by
+    which a watcher tells a hung step from an idle loop.
+    """
+
+    def __init__(
+        self, config: EngineConfig, runner: Runner, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.config = config
+        self.steps = 0
+        self.step_started: float | None = None
+        self._runner = runner
+        self._clock = clock
+        self._in_flight = 0
+        self._refused: list[SequenceOutput] = []
+        self._vocab_size = 0
+
+    def start(self) -> Ready:
+        """Load the model, size and allocate the KV cache. Errors: ConfigError, ModelError, OutOfMemory."""
+        began = self._clock()
+        spec = self._runner.load()
+        num_blocks, num_host_blocks = self._runner.profile_blocks()
+        max_model_len = _servable_length(self.config, spec, num_blocks)
+        self._runner.allocate(num_blocks, num_host_blocks)
+        self._vocab_size = spec.vocab_size
+        self._scheduler = Scheduler(
+            self.config,
+            num_blocks=num_blocks,
+            num_host_blocks=num_host_blocks,
+            max_model_len=max_model_len,
+            eos_token_ids=spec.eos_token_ids,
+        )
+        return Ready(
+            max_model_len=max_model_len,
+            vocab_size=spec.vocab_size,
+            num_blocks=num_blocks,
+            num_host_blocks=num_host_blocks,
+            block_size=self.config.cache.block_size,
+            eos_token_ids=spec.eos_token_ids,
+            load_seconds=self._clock() - began,
+        )
+
+    def add(self, request: AddRequest) -> None:
+        """Queue a request. One that is refused is not raised: its error is among the next step's outputs."""
+        try:
+            self._check_vocabulary(request)
+            self._scheduler.add(request)
+        except RequestError as error:
+            self._refused += [
+                SequenceOutput(
+                    request.request_id,
+                    index,
+                    [],
+                    finish_reason="error",
+                    error=str(error),
+                    error_status=error.status,
+                )
+                for index in range(max(1, request.params.n))
+            ]
+
+    def abort(self, request_ids: Iterable[str], sequences: Iterable[tuple[str, int]] = ()) -> None:
+        """Forget requests, or single sequences (request id, index) of them, whatever they are doing.
+
+        Their blocks are free at once; nothing more is reported of them. Unknown ids are ignored.
+        """
+        for request_id in request_ids:
+            self._scheduler.abort(request_id)
+        for request_id, index in sequences:
+            self._scheduler.abort(request_id, index)
+
+    def has_work(self) -> bool:
+        """Whether :meth:`step` has something to do; otherwise the loop may sleep until a request comes."""
+        return bool(self._refused) or self._in_flight > 0 or self._scheduler.has_work()
+
+    def step(self) -> StepOutputs:
+        """One round of the loop; its outputs may be empty while the first steps are under way.
+
+        Errors: whatever the runner raises, after which this core cannot go on.
+        """
+        self.step_started = self._clock()
+        outputs, self._refused = self._refused, []
+        step = self._scheduler.schedule()
+        if step is not None:
+            self._runner.launch(step)
+            self._in_flight += 1
+        if self._in_flight and (step is None or self._in_flight >= self.config.scheduler.steps_in_flight):
+            outputs += self._scheduler.update(self._runner.collect())
+            self._in_flight -= 1
+            self.steps += 1
+        self.step_started = None
+        return StepOutputs(outputs, self.stats)
+
+    @property
+    def stats(self) -> EngineStats:
+        return self._scheduler.stats(self.steps)
+
+    def check_integrity(self) -> None:
+        """For tests: raise AssertionError when the scheduler's and the block pool's books disagree."""
+        self._scheduler.check_integrity()
+
+    def shutdown(self) -> None:
+        """Wait for what was launched and let the runner go."""
+        while self._in_flight:
+            self._runner.collect()
+            self._in_flight -= 1
+        self._runner.shutdown()
+
+    def _check_vocabulary(self, request: AddRequest) -> None:
+        for token_id in (min(request.prompt_token_ids, default=0), max(request.prompt_token_ids, default=0)):
+            if not 0 <= token_id < self._vocab_size:
+                raise RequestError(
+                    f"The prompt holds token id {token_id}, but the model's vocabulary ends at"
+                    f" {self._vocab_size - 1}; tokenize the prompt with this model's own tokenizer.",
+                    param="prompt",
+                )
+
+
+def _servable_length(config: EngineConfig, spec: RunnerSpec, num_blocks: int) -> int:
+    """The model's length limit in tokens, lowered to what the whole KV cache holds unless it was asked for."""
+    if config.scheduler.steps_in_flight < 1:
+        raise ConfigError(f"steps_in_flight is {config.scheduler.steps_in_flight}; it must be 1 or more.")
+    capacity = num_blocks * config.cache.block_size
+    if config.model.max_model_len is not None and spec.max_model_len > capacity:
+        raise OutOfMemory(
+            f"The KV cache holds {capacity} tokens, fewer than the {spec.max_model_len} that --max-model-len"
+            f" asks for; give it more memory or lower --max-model-len to {capacity} or less."
+        )
+    if capacity < 2:
+        raise OutOfMemory(f"The KV cache holds {capacity} tokens; give it more memory.")
+    return min(spec.max_model_len, capacity)
