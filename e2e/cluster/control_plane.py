@@ -1,11 +1,10 @@
 """etcd and a kube-apiserver: all that an operator's test needs of Kubernetes, within two seconds."""
 
-import contextlib
-import http.client
 import shutil
 import signal
 import socket
 import ssl
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,19 +100,19 @@ class ControlPlane:
         Raises:
             ClusterError: it is not within a minute.
         """
+        self.processes.wait("apiserver", "the API server's readiness", lambda: self.get("/readyz") == b"ok")
+
+    def get(self, path: str) -> bytes:
+        """What the API server answers to a GET of `path` by an administrator.
+
+        Raises:
+            OSError: it cannot be reached, or answers with an error.
+        """
         trust = ssl.create_default_context(cafile=self.state.pki / "ca.crt")
         trust.load_cert_chain(self.state.pki / "admin.crt", self.state.pki / "admin.key")
-
-        def ready() -> bool:
-            with contextlib.closing(
-                http.client.HTTPSConnection(
-                    self.addresses.host, self.addresses.apiserver, timeout=5, context=trust
-                )
-            ) as connection:
-                connection.request("GET", "/readyz")
-                return connection.getresponse().status == http.HTTPStatus.OK
-
-        self.processes.wait("apiserver", "the API server's readiness", ready)
+        with urllib.request.urlopen(self.url + path, context=trust, timeout=5) as answer:
+            content: bytes = answer.read()
+            return content
 
     def stop(self) -> None:
         """End both processes."""
