@@ -6,7 +6,10 @@
   verbs: [get, list, watch]
 - apiGroups: [octavo.dev]
   resources: [llmdeployments/status]
-  verbs: [get, patch]
+  verbs: [patch]
+- apiGroups: [octavo.dev]
+  resources: [llmdeployments/finalizers]
+  verbs: [update]
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]
@@ -27,6 +30,34 @@
   verbs: [create, patch]
 {{- end -}}
 
+{{/* What exists in no namespace, and so is read cluster-wide in any case. */}}
+{{- define "octavo.operatorDiscoveryRules" -}}
+- apiGroups: [apiextensions.k8s.io]
+  resources: [customresourcedefinitions]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get, list, watch]
+{{- end -}}
+
+{{- define "octavo.metricsApiRules" -}}
+- apiGroups: [apiregistration.k8s.io]
+  resources: [apiservices]
+  resourceNames: [v1beta1.custom.metrics.k8s.io, v1beta2.custom.metrics.k8s.io]
+  verbs: [get, patch]
+{{- end -}}
+
+{{/* A create cannot be held to a name. */}}
+{{- define "octavo.certificateRules" -}}
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create]
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: [octavo-metrics-tls]
+  verbs: [get, patch]
+{{- end -}}
+
 {{- define "octavo.routerRules" -}}
 - apiGroups: [octavo.dev]
   resources: [llmdeployments]
@@ -36,12 +67,12 @@
   verbs: [get, list, watch]
 {{- end -}}
 
-{{/* {root, component, rules}: one ClusterRole, or a Role in each watched namespace. */}}
-{{- define "octavo.watchAccess" -}}
+{{/* {root, component, rules, namespaces, [suffix]}: a Role in each namespace, or without any one ClusterRole. */}}
+{{- define "octavo.access" -}}
 {{- $scope := dict "root" .root "component" .component -}}
-{{- $name := include "octavo.componentName" $scope -}}
-{{- $kind := empty .root.Values.watchNamespaces | ternary "ClusterRole" "Role" -}}
-{{- range $namespace := .root.Values.watchNamespaces | default (list "") }}
+{{- $name := print (include "octavo.componentName" $scope) (default "" .suffix) -}}
+{{- $kind := empty .namespaces | ternary "ClusterRole" "Role" -}}
+{{- range $namespace := .namespaces | default (list "") }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: {{ $kind }}

@@ -1,11 +1,8 @@
 {{/* The environment of each program: the one place that knows the programs' setting names. */}}
 
-{{- define "octavo.logEnv" -}}
+{{- define "octavo.sharedEnv" -}}
 - {name: OCTAVO_LOG_LEVEL, value: {{ .Values.logging.level | quote }}}
-- {name: OCTAVO_LOG_FORMAT, value: {{ .Values.logging.format | quote }}}
 - {name: OCTAVO_WATCH_NAMESPACES, value: {{ join "," .Values.watchNamespaces | quote }}}
-- name: OCTAVO_NAMESPACE
-  valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
 {{- end -}}
 
 {{- define "octavo.engineImage" -}}
@@ -14,7 +11,10 @@
 {{- end -}}
 
 {{- define "octavo.operatorEnv" -}}
-{{ include "octavo.logEnv" . }}
+{{ include "octavo.sharedEnv" . }}
+- {name: OCTAVO_LOG_FORMAT, value: {{ .Values.logging.format | quote }}}
+- name: OCTAVO_NAMESPACE
+  valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
 - name: OCTAVO_ENGINE_IMAGE
   value: {{ include "octavo.engineImage" (dict "root" . "override" .Values.engine.image "repository" "octavo-engine") }}
 - name: OCTAVO_ENGINE_CUDA_IMAGE
@@ -28,7 +28,8 @@
 {{- end -}}
 
 {{- define "octavo.routerEnv" -}}
-{{ include "octavo.logEnv" . }}
+{{ include "octavo.sharedEnv" . }}
+- {name: OCTAVO_LAME_DUCK, value: {{ .Values.router.drain.endpointSeconds | quote }}}
 - {name: OCTAVO_DRAIN_TIMEOUT, value: {{ .Values.router.drain.streamSeconds | quote }}}
 {{- with .Values.router.extraEnv }}
 {{ toYaml . }}

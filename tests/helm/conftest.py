@@ -1,0 +1,46 @@
+"""Rendering of the chart with the pinned Helm."""
+
+import functools
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from e2e.cluster.go_programs import program
+
+CHART = Path(__file__).parents[2] / "helm" / "octavo"
+Objects = list[dict[str, Any]]
+
+
+@functools.cache
+def _helm_template(*settings: str) -> subprocess.CompletedProcess[str]:
+    flags = [part for setting in settings for part in ("--set-json", setting)]
+    flags += ["--namespace", "octavo-system", "--kube-version", "1.34.0"]
+    command: list[str | Path] = [program("helm"), "template", "octavo", CHART, *flags]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def render() -> Callable[..., Objects]:
+    """`render("router.replicas=3")`: the chart's objects with these values, each `PATH=JSON`."""
+
+    def rendered(*settings: str) -> Objects:
+        done = _helm_template(*settings)
+        assert done.returncode == 0, done.stderr
+        return [item for item in yaml.safe_load_all(done.stdout) if item]
+
+    return rendered
+
+
+@pytest.fixture(scope="session")
+def refusal() -> Callable[..., str]:
+    """`refusal("router.replicas=-1")`: what Helm says when it refuses these values."""
+
+    def refused(*settings: str) -> str:
+        done = _helm_template(*settings)
+        assert done.returncode != 0, f"{settings} were taken"
+        return done.stderr
+
+    return refused
