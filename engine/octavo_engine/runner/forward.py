@@ -1,0 +1,94 @@
+"""One step, from its input to its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from octavo_engine.messages import SampledToken, SequenceStep, StepInput, StepResult, TokenLogprobs
+from octavo_engine.runner.inputs import ForwardInputs, InputBuilder
+from octavo_engine.runner.kv_cache import KVCache
+from octavo_engine.runner.models.registry import CausalModel
+from octavo_engine.runner.prompt_logprobs import prompt_logprobs
+from octavo_engine.runner.rows import RowTable
+from octavo_engine.runner.sampler import Sampled, Sampler
+from octavo_engine.runner.sampling_batch import SamplingBatch
+
+NO_TOKEN = -1
+
+
+@dataclass(frozen=True, slots=True)
+class StepExecutor:
+    """Applies a step to the rows and the cache, runs the model and samples."""
+
+    model: CausalModel
+    cache: KVCache
+    rows: RowTable
+    inputs: InputBuilder
+    sampler: Sampler
+    vocab_size: int
+
+    @torch.inference_mode()
+    def run(self, step: StepInput) -> StepResult:
+        self._apply(step)
+        if not step.sequences:
+            return StepResult(step.step_id, [])
+        inputs = self.inputs.build(self.rows, step.sequences)
+        hidden = self.model(inputs, self.cache.layers)
+        sampled = self._sample(hidden, inputs, step.sequences)
+        tokens = self._with_prompt_logprobs(hidden, inputs, step.sequences, sampled.tokens)
+        return StepResult(step.step_id, tokens, sampled.failed)
+
+    def _apply(self, step: StepInput) -> None:
+        for seq_id in step.ended:
+            self.rows.end(seq_id)
+        self.cache.swap_out(step.swap_out)
+        self.cache.swap_in(step.swap_in)
+        self.cache.copy(step.copies)
+        for start in step.starts:
+            self.rows.start(start)
+        for seq_id, index, block in step.block_changes:
+            self.rows.set_block(seq_id, index, block)
+        for sequence in step.sequences:
+            if sequence.new_block_ids:
+                self.rows.append_blocks(sequence.seq_id, sequence.new_block_ids)
+
+    def _sample(self, hidden: Tensor, inputs: ForwardInputs, steps: list[SequenceStep]) -> Sampled:
+        chosen = [i for i, step in enumerate(steps) if step.sample]
+        if not chosen:
+            return Sampled([], [], {})
+        sampling = [steps[i] for i in chosen]
+        last = torch.from_numpy(inputs.last_tokens[chosen]).to(hidden.device)
+        sampled = self.sampler.sample(self.model.logits(hidden[last]), SamplingBatch.of(self.rows, sampling))
+        for step, token in zip(sampling, sampled.token_ids, strict=True):
+            self.rows.put_token(step.seq_id, step.num_computed_tokens + step.num_new_tokens, token)
+        return sampled
+
+    def _with_prompt_logprobs(
+        self,
+        hidden: Tensor,
+        inputs: ForwardInputs,
+        steps: list[SequenceStep],
+        tokens: list[SampledToken],
+    ) -> list[SampledToken]:
+        """Adds the prompt's log probabilities; a chunk that samples nothing reports them with token -1."""
+        asking = [i for i, step in enumerate(steps) if self.rows.wants_prompt_logprobs(step.seq_id)]
+        if not asking:
+            return tokens
+        by_id = {token.seq_id: token for token in tokens}
+        for i in asking:
+            entries = self._prompt_logprobs(hidden, int(inputs.last_tokens[i]), steps[i])
+            if entries:
+                sampled = by_id.get(steps[i].seq_id, SampledToken(steps[i].seq_id, NO_TOKEN))
+                by_id[steps[i].seq_id] = SampledToken(
+                    sampled.seq_id, sampled.token_id, sampled.logprobs, entries
+                )
+        return list(by_id.values())
+
+    def _prompt_logprobs(self, hidden: Tensor, last: int, step: SequenceStep) -> list[TokenLogprobs]:
+        first = step.num_computed_tokens + 1
+        targets = self.rows.prompt(step.seq_id)[first : first + step.num_new_tokens]
+        states = hidden[last + 1 - step.num_new_tokens :][: len(targets)]
+        return prompt_logprobs(self.model.logits, states, targets, self.rows.prompt_logprobs(step.seq_id))

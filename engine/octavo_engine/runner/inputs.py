@@ -1,0 +1,66 @@
+"""The tensors of one forward pass, built from the runner's rows without a loop over tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from octavo_engine.messages import SequenceStep
+from octavo_engine.runner.kernels.attention import AttentionPlan, SequenceLayout, plan_attention
+from octavo_engine.runner.rows import RowTable
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardInputs:
+    """``token_ids``, ``positions`` and ``slot_mapping`` are [tokens] int64, sequences one after another."""
+
+    token_ids: Tensor
+    positions: Tensor
+    slot_mapping: Tensor
+    plan: AttentionPlan
+    last_tokens: NDArray[np.int64]  # [sequences] index of each sequence's last token in the batch
+
+
+@dataclass(frozen=True, slots=True)
+class InputBuilder:
+    block_size: int
+    null_slot: int
+    window: int | None
+    device: torch.device
+
+    def build(self, rows: RowTable, steps: list[SequenceStep]) -> ForwardInputs:
+        index = rows.indices([step.seq_id for step in steps])
+        computed = np.array([step.num_computed_tokens for step in steps], dtype=np.int64)
+        counts = np.array([step.num_new_tokens for step in steps], dtype=np.int64)
+        ends = np.cumsum(counts)
+        row_of_token = np.repeat(index, counts)
+        positions = np.arange(ends[-1]) + np.repeat(computed - ends + counts, counts)
+        blocks = rows.block_tables[row_of_token, positions // self.block_size].astype(np.int64)
+        layout = SequenceLayout(
+            rows.block_tables[index],
+            computed + counts,
+            counts,
+            _leading_ones(counts),
+            self.block_size,
+            self.null_slot,
+        )
+        return ForwardInputs(
+            self._tensor(rows.token_ids[row_of_token, positions].astype(np.int64)),
+            self._tensor(positions),
+            self._tensor(blocks * self.block_size + positions % self.block_size),
+            plan_attention(layout, self.window, self.device),
+            ends - 1,
+        )
+
+    def _tensor(self, array: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+
+def _leading_ones(counts: NDArray[np.int64]) -> int:
+    """How many sequences from the front have one new token: those are decoded as one batch."""
+    longer = np.flatnonzero(counts != 1)
+    return int(longer[0]) if len(longer) else len(counts)

@@ -1,0 +1,69 @@
+"""The paged KV cache of one rank.
+
+Layout: one tensor [layers, 2 (key, value), blocks, block_size, kv_heads, head_dim]. A layer's keys are a contiguous
+[blocks, block_size, kv_heads, head_dim], which is what paged attention kernels read; a block of all layers moves with
+one indexed copy. One block more than asked for holds zeros for ever: padding points there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from octavo_engine.runner.kernels.cache import copy_blocks
+
+
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    layers: int
+    block_size: int  # tokens
+    kv_heads: int  # of this rank
+    head_dim: int
+    dtype: torch.dtype
+
+    @property
+    def bytes_per_block(self) -> int:
+        return 2 * self.layers * self.block_size * self.kv_heads * self.head_dim * self.dtype.itemsize
+
+    def dims(self, num_blocks: int) -> tuple[int, ...]:
+        return (self.layers, 2, num_blocks, self.block_size, self.kv_heads, self.head_dim)
+
+
+class KVCache:
+    """Device blocks, and host blocks to swap to."""
+
+    def __init__(
+        self, shape: CacheShape, num_blocks: int, num_host_blocks: int, device: torch.device
+    ) -> None:
+        self.null_slot = num_blocks * shape.block_size
+        self._device = _zeros(shape, num_blocks + 1, device)
+        self._host = _zeros(shape, num_host_blocks, torch.device("cpu"))
+        self.layers = [(layer[0], layer[1]) for layer in self._device]
+
+    def swap_out(self, pairs: list[tuple[int, int]]) -> None:
+        _copy(self._device, self._host, pairs)
+
+    def swap_in(self, pairs: list[tuple[int, int]]) -> None:
+        _copy(self._host, self._device, pairs)
+
+    def copy(self, pairs: list[tuple[int, int]]) -> None:
+        _copy(self._device, self._device, pairs)
+
+
+def _copy(source: Tensor, target: Tensor, pairs: list[tuple[int, int]]) -> None:
+    if pairs:
+        sources, targets = torch.tensor(pairs, dtype=torch.int64).T
+        copy_blocks(source, target, sources.to(source.device), targets.to(target.device))
+
+
+def _zeros(shape: CacheShape, num_blocks: int, device: torch.device) -> Tensor:
+    """Zeros; on the CPU from numpy, whose pages are only taken from the system when they are written."""
+    dims = shape.dims(num_blocks)
+    if device.type != "cpu" or not num_blocks:
+        return torch.zeros(dims, dtype=shape.dtype, device=device)
+    raw = np.zeros(math.prod(dims) * shape.dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(raw).view(shape.dtype).view(dims)

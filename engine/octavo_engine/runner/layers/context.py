@@ -1,0 +1,40 @@
+"""What every layer is built with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from octavo_engine.errors import ConfigError
+from octavo_engine.runner.parallel.group import ParallelGroup
+from octavo_engine.runner.weights.slots import Shard
+
+
+@dataclass(frozen=True, slots=True)
+class LayerContext:
+    group: ParallelGroup
+    dtype: torch.dtype
+    device: torch.device
+
+    def shard(self, total: int, unit: int = 1) -> Shard:
+        """This rank's equal part of ``total``, whose smallest indivisible piece is ``unit``."""
+        pieces, world = total // unit, self.group.world_size
+        if pieces % world:
+            raise ConfigError(
+                f"--tensor-parallel-size {world} does not divide {pieces} pieces of a layer of width {total}; "
+                f"choose a divisor of {pieces}."
+            )
+        length = total // world
+        return Shard(self.group.rank * length, length)
+
+    def kv_shard(self, kv_heads: int, head_dim: int) -> Shard:
+        """This rank's KV heads; with fewer heads than ranks, neighbouring ranks hold the same head."""
+        world = self.group.world_size
+        if kv_heads >= world:
+            return self.shard(kv_heads * head_dim, head_dim)
+        return Shard(self.group.rank * kv_heads // world * head_dim, head_dim)
+
+    def empty(self, *shape: int) -> torch.nn.Parameter:
+        data = torch.empty(shape, dtype=self.dtype, device=self.device)
+        return torch.nn.Parameter(data, requires_grad=False)

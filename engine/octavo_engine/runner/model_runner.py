@@ -1,0 +1,98 @@
+"""The runner of one rank: holds the model, its KV cache and a row per live sequence, and carries out steps."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+from octavo_engine.config import EngineConfig
+from octavo_engine.errors import EngineError
+from octavo_engine.messages import RunnerSpec, StepInput, StepResult
+from octavo_engine.runner.forward import StepExecutor
+from octavo_engine.runner.inputs import InputBuilder
+from octavo_engine.runner.kv_cache import KVCache
+from octavo_engine.runner.layers.context import LayerContext
+from octavo_engine.runner.memory import blocks_that_fit, check_weights_fit
+from octavo_engine.runner.models.llama import cache_shape
+from octavo_engine.runner.models.registry import build_model
+from octavo_engine.runner.parallel.group import ParallelGroup, SoloGroup
+from octavo_engine.runner.placement import choose_device, choose_dtype
+from octavo_engine.runner.rows import RowTable
+from octavo_engine.runner.sampler import Sampler
+from octavo_engine.runner.weights.checkpoint import Checkpoint, open_checkpoint
+from octavo_engine.runner.weights.dummy import fill_randomly
+from octavo_engine.runner.weights.loader import load_weights
+from octavo_engine.runner.limits import model_length
+
+
+class ModelRunner:
+    """Fulfils :class:`octavo_engine.messages.Runner` for a model on this machine.
+
+    Steps run one after another on a thread of their own, so that the engine schedules the next step meanwhile;
+    torch spreads each operator over all cores.
+    """
+
+    def __init__(self, config: EngineConfig, rank: int = 0, group: ParallelGroup | None = None) -> None:
+        self._config = config
+        self._rank = rank
+        self._group = group or SoloGroup()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="octavo-step")
+        self._launched: deque[Future[StepResult]] = deque()
+        self._steps: StepExecutor | None = None
+
+    def load(self) -> RunnerSpec:
+        """Read the weights. Raises ModelNotFound, ModelError, ConfigError or OutOfMemory."""
+        checkpoint = open_checkpoint(self._config.model)
+        self._model_config = checkpoint.config
+        device = choose_device(self._config.model, self._rank)
+        dtype = choose_dtype(self._config.model, checkpoint.config.dtype, device)
+        self._ctx = LayerContext(self._group, dtype, device)
+        self._max_model_len = model_length(checkpoint.config, self._config.model.max_model_len)
+        self._shape = cache_shape(checkpoint.config, self._ctx, self._config.cache.block_size)
+        check_weights_fit(checkpoint.config, self._ctx)
+        self._load_model(checkpoint)
+        return RunnerSpec(
+            checkpoint.config.vocab_size,
+            self._max_model_len,
+            list(checkpoint.config.eos_token_ids),
+            self._shape.bytes_per_block,
+        )
+
+    def _load_model(self, checkpoint: Checkpoint) -> None:
+        self._model = build_model(checkpoint.config, self._ctx, self._max_model_len)
+        with torch.inference_mode():
+            slots = self._model.weight_slots()
+            if checkpoint.open_weights is None:
+                fill_randomly(slots, self._config.model.seed)
+            else:
+                load_weights(slots, checkpoint.open_weights())
+
+    def profile_blocks(self) -> tuple[int, int]:
+        """(device blocks, host blocks) that fit."""
+        return blocks_that_fit(self._config, self._shape, self._max_model_len, self._ctx.device)
+
+    def allocate(self, num_blocks: int, num_host_blocks: int) -> None:
+        cache = KVCache(self._shape, num_blocks, num_host_blocks, self._ctx.device)
+        block_size = self._config.cache.block_size
+        self._steps = StepExecutor(
+            self._model,
+            cache,
+            RowTable(self._max_model_len, block_size, self._config.model.seed),
+            InputBuilder(block_size, cache.null_slot, self._model_config.sliding_window, self._ctx.device),
+            Sampler(self._model_config.eos_token_ids),
+            self._model_config.vocab_size,
+        )
+
+    def launch(self, step: StepInput) -> None:
+        if self._steps is None:
+            raise EngineError("The runner was asked for a step before its KV cache was allocated.")
+        self._launched.append(self._thread.submit(self._steps.run, step))
+
+    def collect(self) -> StepResult:
+        """The oldest launched step's result; an error of the step is raised here."""
+        return self._launched.popleft().result()
+
+    def shutdown(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)

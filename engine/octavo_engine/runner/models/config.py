@@ -1,0 +1,47 @@
+"""The shape of a decoder-only model, however its checkpoint spells it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class RopeConfig:
+    """Rotary embedding. ``scaling`` is ``default``, ``linear``, ``dynamic``, ``yarn``, ``llama3`` or ``factors``.
+
+    ``parameters`` holds the type's own settings under the names of transformers' configs; for ``factors`` (GGUF)
+    the list ``factors`` divides the inverse frequencies.
+    """
+
+    theta: float = 10000.0
+    scaling: str = "default"
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderConfig:
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    max_positions: int
+    rope: RopeConfig = RopeConfig()
+    tie_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    sliding_window: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    dtype: str | None = None  # the checkpoint's own
+
+    @property
+    def num_parameters(self) -> int:
+        attention = self.hidden_size * self.head_dim * 2 * (self.num_heads + self.num_kv_heads)
+        mlp = 3 * self.hidden_size * self.intermediate_size
+        tables = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
+        return self.num_layers * (attention + mlp + 2 * self.hidden_size) + tables + self.hidden_size

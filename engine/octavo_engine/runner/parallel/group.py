@@ -1,0 +1,58 @@
+"""The collectives that layers need, behind one small interface: an identity alone, torch.distributed otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class ParallelGroup(Protocol):
+    """The ranks that share each layer's weights (tensor parallelism)."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def world_size(self) -> int: ...
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """Sum of ``x`` over the ranks; may be done in place."""
+        ...
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        """The ranks' ``x`` side by side along the last dimension, in rank order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SoloGroup:
+    """World size 1: every collective is the identity."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        return x
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        return x
+
+
+class DistributedGroup:
+    """Collectives of ``torch.distributed`` over an initialized process group."""
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self._group = group
+        self.rank = dist.get_rank(group)
+        self.world_size = dist.get_world_size(group)
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        dist.all_reduce(x, group=self._group)
+        return x
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(self.world_size)]
+        dist.all_gather(parts, x.contiguous(), group=self._group)
+        return torch.cat(parts, dim=-1)
