@@ -9,7 +9,8 @@ import typer
 from e2e.cluster.cluster import Cluster
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.go_programs import BUILDS, program
-from e2e.cluster.paths import cache_root
+from images.cache import cache_root
+from images.errors import BuildError
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 Name = Annotated[str, typer.Option(help="Which cluster; each network namespace can hold one.")]
@@ -68,7 +69,7 @@ def main() -> None:
     """Run the command line; what is wrong is said in one sentence."""
     try:
         app()
-    except ClusterError as error:
+    except (ClusterError, BuildError) as error:
         sys.exit(f"error: {error}")
 
 

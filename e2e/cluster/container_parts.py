@@ -1,15 +1,13 @@
 """containerd, runc, the CNI plugins and nftables from Debian's packages, unpacked and not installed."""
 
-import fcntl
-import hashlib
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from e2e.cluster.errors import ClusterError
-from e2e.cluster.paths import cache_root
+from images.cache import key_of, made_once
+from images.commands import run
+from images.errors import BuildError
 
 PACKAGES = (
     "catatonit",
@@ -40,48 +38,32 @@ def container_parts(say: Callable[[str], None] = print) -> Path:
     """The folder in which the packages lie unpacked (its `usr` is laid over a node's), fetched on first use.
 
     Raises:
-        ClusterError: this is not a Debian, or a package cannot be fetched.
+        BuildError: this is not a Debian, or a package cannot be fetched.
     """
-    folder = cache_root() / "container-parts" / _key()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            say("fetching containerd, runc and CNI plugins from Debian (once)")
-            _unpack_into(folder)
-    return folder
+
+    def make(root: Path) -> None:
+        say("fetching containerd, runc and CNI plugins from Debian (once)")
+        with tempfile.TemporaryDirectory() as downloads:
+            _unpack(Path(downloads), root)
+
+    return made_once("container-parts", _key(), make)
 
 
 def _key() -> str:
     release = Path("/etc/debian_version")
     if not release.exists() or not shutil.which("apt-get"):
-        raise ClusterError("the local cluster takes containerd from Debian's packages: run it on Debian 12")
+        raise BuildError("the local cluster takes containerd from Debian's packages: run it on Debian 12")
     major = release.read_text().strip().partition(".")[0]
-    return hashlib.sha256(f"{major} {PACKAGES} {NFT_COMMANDS}".encode()).hexdigest()[:16]
+    return key_of([major, *PACKAGES, *NFT_COMMANDS])
 
 
-def _unpack_into(folder: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        downloads, root = Path(scratch, "deb"), Path(scratch, "root")
-        downloads.mkdir()
-        root.mkdir()
-        _apt("update", "-q", where=downloads)
-        _apt("download", "-q", *PACKAGES, where=downloads)
-        for package in sorted(downloads.glob("*.deb")):
-            subprocess.run(["dpkg", "-x", package, root], check=True)
-        for command in NFT_COMMANDS:  # what Debian's alternatives would link
-            (root / "usr/sbin" / command).unlink(missing_ok=True)
-            (root / "usr/sbin" / command).symlink_to("xtables-nft-multi")
-        (root / "packages").write_text(
-            "\n".join(sorted(path.name for path in downloads.glob("*.deb"))) + "\n"
-        )
-        root.chmod(0o755)
-        shutil.move(root, folder)
-
-
-def _apt(*words: str, where: Path) -> None:
-    done = subprocess.run(
-        ["apt-get", *AS_ROOT, *words], cwd=where, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise ClusterError(f"`apt-get {' '.join(words)}` failed: {done.stderr.strip()[-300:]}")
+def _unpack(downloads: Path, root: Path) -> None:
+    run(["apt-get", *AS_ROOT, "update", "-q"])
+    run(["apt-get", *AS_ROOT, "download", "-q", *PACKAGES], cwd=downloads)
+    packages = sorted(downloads.glob("*.deb"))
+    for package in packages:
+        run(["dpkg", "-x", package, root])
+    for command in NFT_COMMANDS:  # what Debian's alternatives would link
+        (root / "usr/sbin" / command).unlink(missing_ok=True)
+        (root / "usr/sbin" / command).symlink_to("xtables-nft-multi")
+    (root / "packages").write_text("".join(f"{path.name}\n" for path in packages))

@@ -86,7 +86,7 @@ class ControlPlane:
         """Write the certificates and start both processes; return the authority, to issue more from.
 
         Raises:
-            ClusterError: a program cannot be built.
+            BuildError: a program cannot be built.
         """
         self.state.create()
         ca = self._write_certificates()

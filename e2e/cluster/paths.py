@@ -1,17 +1,10 @@
-"""Where things lie: what is cached by content, and what a running cluster keeps."""
+"""Where the files of a running cluster lie."""
 
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-
-def cache_root() -> Path:
-    """`$OCTAVO_CACHE`, else `octavo` in the user's cache folder (XDG Base Directory Specification)."""
-    if explicit := os.environ.get("OCTAVO_CACHE"):
-        return Path(explicit).absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base).absolute() / "octavo"
+from images.cache import cache_root
 
 
 @dataclass(frozen=True)

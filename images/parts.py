@@ -1,0 +1,153 @@
+"""What each image holds."""
+
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from images.base import PYTHON, USER, base_key, base_layer, base_root, compile_bytecode
+from images.cache import key_of, made_once
+from images.commands import run
+from images.layers import write_layer
+
+REPOSITORY = Path(__file__).parents[1]
+REGISTRY = "octavo.local"  # a name and no host: these images are loaded, not pulled
+CODE, SITE = "/opt/octavo/code", "/opt/octavo/site"
+PLATFORM = "x86_64-manylinux_2_36"
+
+
+def version() -> str:
+    """The version of this repository."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    return str(project["version"])
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the three parts of Octavo, or a variant of it: its code, and the libraries it is pinned to."""
+
+    name: str
+    code: str
+    locks: tuple[str, ...]
+    with_site: bool = True
+
+    @property
+    def image(self) -> str:
+        """The image's name and tag."""
+        return f"{REGISTRY}/{self.name}:{version()}"
+
+    @property
+    def command(self) -> str:
+        """The command of the part, its image's entrypoint."""
+        return f"octavo-{self.code}"
+
+    @property
+    def package(self) -> Path:
+        """The folder of its Python package."""
+        return REPOSITORY / self.code / f"octavo_{self.code}"
+
+    @property
+    def config(self) -> dict[str, object]:
+        """How its container runs."""
+        environment = {
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "PYTHONPATH": f"{CODE}:{SITE}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",
+            "HOME": "/tmp",
+        }
+        return {
+            "User": f"{USER}:{USER}",
+            "WorkingDir": "/tmp",
+            "Env": [f"{name}={value}" for name, value in environment.items()],
+            "Entrypoint": [f"/usr/local/bin/{self.command}"],
+        }
+
+    @property
+    def site_key(self) -> str:
+        """Changes whenever its libraries do."""
+        return key_of([base_key(), PLATFORM, SITE, *(lock.read_bytes() for lock in self._lock_files())])
+
+    def site(self, say: Callable[[str], None]) -> Path:
+        """The folder with its pinned libraries.
+
+        Raises:
+            BuildError: a library cannot be fetched, or its hash is not the pinned one.
+        """
+
+        def make(folder: Path) -> None:
+            say(f"fetching the libraries of {self.command} (once)")
+            locks = [word for lock in self._lock_files() for word in ("-r", str(lock))]
+            target: list[str | Path] = [
+                "--target",
+                folder,
+                "--python-version",
+                PYTHON,
+                "--python-platform",
+                PLATFORM,
+            ]
+            strict = ["--only-binary", ":all:", "--require-hashes", "--no-deps", "--quiet"]
+            run([sys.executable, "-m", "uv", "pip", "install", *target, *strict, *locks])
+            compile_bytecode(base_root(say), folder, SITE)
+
+        return made_once("images", f"site-{self.code}-{self.site_key}", make)
+
+    def layers(self, say: Callable[[str], None]) -> list[Path]:
+        """Its layers, from what changes least to what changes most.
+
+        Raises:
+            BuildError: something cannot be fetched.
+        """
+        layers = [base_layer(say)]
+        if self.with_site:
+            site = self.site(say)
+            name = f"site-{self.code}-{self.site_key}.tar"
+            layers.append(made_once("images", name, lambda out: write_layer(out, site, at=SITE.strip("/"))))
+        return [*layers, self._code_layer(say)]
+
+    def _code_layer(self, say: Callable[[str], None]) -> Path:
+        sources = [
+            path
+            for path in sorted(self.package.rglob("*"))
+            if path.is_file() and "__pycache__" not in path.parts
+        ]
+        contents = [
+            text for path in sources for text in (str(path.relative_to(REPOSITORY)), path.read_bytes())
+        ]
+        key = f"code-{self.code}-{key_of([base_key(), version(), *contents])}"
+
+        def make(root: Path) -> None:
+            code = root / CODE.strip("/")
+            for source in sources:
+                target = code / source.relative_to(self.package.parent)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(source.read_bytes())
+            compile_bytecode(base_root(say), code, CODE)
+            self._write_metadata(code / f"octavo-{version()}.dist-info")
+            self._write_command(root / "usr/local/bin" / self.command)
+            (root / SITE.strip("/")).mkdir(exist_ok=True)
+
+        root = made_once("images", key, make)
+        return made_once("images", f"{key}.tar", lambda out: write_layer(out, root))
+
+    def _write_metadata(self, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.4\nName: octavo\nVersion: {version()}\n")
+
+    def _write_command(self, path: Path) -> None:
+        path.parent.mkdir(parents=True)
+        module = f"octavo_{self.code}.__main__"
+        path.write_text(f"#!/usr/bin/python3\nimport sys\n\nfrom {module} import main\n\nsys.exit(main())\n")
+        path.chmod(0o755)
+
+    def _lock_files(self) -> list[Path]:
+        return [REPOSITORY / "requirements" / f"{name}.lock" for name in self.locks]
+
+
+OPERATOR = Part("octavo-operator", "operator", ("operator",))
+ROUTER = Part("octavo-router", "router", ("router",))
+ENGINE = Part("octavo-engine", "engine", ("engine", "models"))
+# The engine without its libraries (5 GB): the nodes of a local cluster mount them from a folder of this machine.
+ENGINE_THIN = Part("octavo-engine-thin", "engine", ("engine", "models"), with_site=False)
+PARTS = {part.name: part for part in (OPERATOR, ROUTER, ENGINE, ENGINE_THIN)}
