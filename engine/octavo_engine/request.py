@@ -109,7 +109,9 @@ class Request:
         self.salt = message.cache_salt
         self.num_prompt_tokens = len(message.prompt_token_ids)
         limit = max_model_len if params.max_tokens is None else self.num_prompt_tokens + params.max_tokens
-        self.max_length = min(limit, max_model_len)  # prompt and output tokens
+        self.max_length = max(
+            min(limit, max_model_len), self.num_prompt_tokens + 1
+        )  # prompt and output tokens
         self.min_length = self.num_prompt_tokens + params.min_tokens  # no token up to here ends a sequence
         self.stop_ids = eos_token_ids if not params.ignore_eos else frozenset[int]()
         if params.stop_token_ids:
