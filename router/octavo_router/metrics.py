@@ -1,0 +1,129 @@
+"""The router's figures: plain integers on the data path, Prometheus families only when scraped."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+TTFT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class ModelFigures:
+    """Figures of one model. The label is `namespace/name`, or the model's name in static mode."""
+
+    __slots__ = ("in_flight", "label", "requests", "ttft_counts", "ttft_sum_s")
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.requests: dict[int, int] = {}
+        self.in_flight = 0
+        self.ttft_counts = [0] * (len(TTFT_BUCKETS_S) + 1)
+        self.ttft_sum_s = 0.0
+
+    def answered(self, status: int) -> None:
+        self.requests[status] = self.requests.get(status, 0) + 1
+
+    def first_byte(self, seconds: float) -> None:
+        """Counts one time from the request's last byte to the response's first."""
+        self.ttft_counts[bisect_left(TTFT_BUCKETS_S, seconds)] += 1
+        self.ttft_sum_s += seconds
+
+
+class Figures:
+    """All figures of one router process."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, ModelFigures] = {}
+        self.retries = 0
+        self.ejections = 0
+        self.cancelled = 0
+        self.cut_streams = 0
+        self.client_connections = 0
+        self.upstream_connections = 0
+        self.upstream_opened = 0
+        self.buffered_bytes = 0
+        self.synced = False
+        self.watch_restarts = 0
+        self.unrouted = self.of(
+            ""
+        )  # requests that name no known model: one label, however many names are tried
+
+    def of(self, label: str) -> ModelFigures:
+        """The figures of one model; the same object for the same label."""
+        return self._models.setdefault(label, ModelFigures(label))
+
+    def models(self) -> list[ModelFigures]:
+        return list(self._models.values())
+
+
+class RouterCollector(Collector):
+    """Exports `Figures` at scrape time, so that a request costs no Prometheus object."""
+
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        models = self._figures.models()
+        yield self._requests(models)
+        yield self._ttft(models)
+        yield self._in_flight(models)
+        yield from self._counters()
+        yield from self._gauges()
+
+    def _requests(self, models: list[ModelFigures]) -> Metric:
+        family = CounterMetricFamily("octavo_router_requests", "Requests answered.", labels=["model", "code"])
+        for model in models:
+            for code, count in model.requests.items():
+                family.add_metric([model.label, str(code)], count)
+        return family
+
+    def _ttft(self, models: list[ModelFigures]) -> Metric:
+        family = HistogramMetricFamily(
+            "octavo_router_time_to_first_byte_seconds",
+            "From a request's last byte to its response's first.",
+            labels=["model"],
+        )
+        for model in models:
+            if model.label:
+                family.add_metric([model.label], _cumulative(model.ttft_counts), model.ttft_sum_s)
+        return family
+
+    def _in_flight(self, models: list[ModelFigures]) -> Metric:
+        family = GaugeMetricFamily("octavo_router_requests_in_flight", "Requests running.", labels=["model"])
+        for model in models:
+            if model.label:
+                family.add_metric([model.label], model.in_flight)
+        return family
+
+    def _counters(self) -> Iterator[Metric]:
+        f = self._figures
+        for name, text, value in (
+            ("retries", "Tries after the first, on another pod.", f.retries),
+            ("ejections", "Pods set aside after a failure.", f.ejections),
+            ("cancelled", "Requests whose client left before the end.", f.cancelled),
+            ("cut_streams", "Responses that a pod cut in their midst.", f.cut_streams),
+            ("upstream_connections_opened", "Connections opened to pods.", f.upstream_opened),
+            ("watch_restarts", "Watches of the API server that had to start over.", f.watch_restarts),
+        ):
+            yield CounterMetricFamily(f"octavo_router_{name}", text, value=value)
+
+    def _gauges(self) -> Iterator[Metric]:
+        f = self._figures
+        for name, text, value in (
+            ("client_connections", "Open connections of clients.", f.client_connections),
+            ("upstream_connections", "Open connections to pods, idle ones included.", f.upstream_connections),
+            ("buffered_bytes", "Request bodies held.", f.buffered_bytes),
+            ("synced", "1 once the first list of models is complete.", int(f.synced)),
+        ):
+            yield GaugeMetricFamily(f"octavo_router_{name}", text, value=value)
+
+
+def _cumulative(counts: list[int]) -> list[tuple[str, float]]:
+    total, buckets = 0, []
+    for bound, count in zip((*map(str, TTFT_BUCKETS_S), "+Inf"), counts, strict=True):
+        total += count
+        buckets.append((bound, float(total)))
+    return buckets

@@ -1,0 +1,235 @@
+"""The client's side of the data path: one connection, its requests answered one at a time and in order."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections import deque
+from math import inf
+from typing import TYPE_CHECKING, cast
+
+from octavo_router.errors import RequestTimeoutError, RouterError
+from octavo_router.proxy.exchange import Exchange
+from octavo_router.proxy.heads import CONTINUE, RequestHead, error_response, own_response
+from octavo_router.proxy.local import answer
+from octavo_router.proxy.reader import Phase, Request, RequestReader
+
+if TYPE_CHECKING:
+    from octavo_router.proxy.gateway import Gateway
+
+_LINGER_S = 2.0  # the rest of a refused request is read and dropped, or a reset could overtake the answer
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class ClientConnection(asyncio.Protocol):
+    """One connection of a client.
+
+    Reading goes on while a response runs, because that is how a client that leaves is noticed; it stops only
+    while a further, pipelined request waits whole. A client that closes its sending half counts as gone.
+    """
+
+    __slots__ = (
+        "_closing",
+        "_gateway",
+        "_lingering",
+        "_looping",
+        "_paused",
+        "_peer",
+        "_reader",
+        "_waiting",
+        "deadline",
+        "exchange",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._reader = RequestReader(gateway.settings, gateway.figures, self._received, self._invite_body)
+        self._waiting: deque[Request | RouterError] = deque()
+        self._closing = self._lingering = self._looping = self._paused = False
+        self._peer = b""
+        self.deadline = inf  # loop time at which `expire` is due
+        self.exchange: Exchange | None = None
+
+    # --- the transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self._peer = peer[0].encode() if isinstance(peer, tuple) else b""
+        self.deadline = self._gateway.now() + self._gateway.settings.header_timeout
+        self._gateway.joined(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingering or self._closing:
+            return
+        reader = self._reader
+        before = reader.phase
+        try:
+            reader.feed(data)
+        except RouterError as error:
+            self._refuse_the_rest(error)
+            return
+        if self.exchange is None and (reader.phase is Phase.BODY or reader.phase is not before):
+            self._await_request()
+
+    def eof_received(self) -> None:
+        """The client has left: the transport closes once it has written what it holds."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closing = True
+        self._gateway.left(self)
+        self._drop_waiting()
+        if self.exchange is not None:
+            exchange, self.exchange = self.exchange, None
+            exchange.cancel()
+        self._reader.close()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        self.deadline = self._gateway.now() + self._gateway.settings.stall_timeout
+        if self.exchange is not None:
+            self.exchange.pause()
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if self.exchange is not None:
+            self.exchange.resume()
+        elif not self._closing:
+            self._next()
+
+    # --- the gateway's side
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        if self._paused or self._lingering or self._closing:
+            self.transport.abort()
+        elif self.exchange is not None:
+            self.exchange.expire()
+        elif self._reader.phase is Phase.IDLE:
+            self._close()
+        else:
+            self._refuse_the_rest(RequestTimeoutError("The request did not arrive in time; send it faster."))
+
+    def close_if_idle(self) -> None:
+        """Closes a connection that waits for a further request."""
+        if self.exchange is None and self._reader.phase is Phase.IDLE and not self._waiting:
+            self._close()
+
+    # --- requests, in order
+
+    def _received(self, request: Request) -> None:
+        if self.exchange is None and not self._waiting and not self._paused and not self._closing:
+            self._serve(request)
+        elif self._closing:
+            request.drop_body()
+        else:
+            self._waiting.append(request)
+            self.transport.pause_reading()
+
+    def _next(self) -> None:
+        """Serves what waits, or waits for more."""
+        if self._looping:
+            return
+        self._looping = True
+        while self._waiting and self.exchange is None and not self._paused and not self._closing:
+            item = self._waiting.popleft()
+            if isinstance(item, RouterError):
+                self._refuse_and_linger(item)
+            else:
+                self._serve(item)
+        self._looping = False
+        if self.exchange is None and not self._closing and not self._lingering:
+            self._await_request()
+        if not self._waiting and not self._closing:
+            self.transport.resume_reading()
+
+    def _serve(self, request: Request) -> None:
+        head, gateway = request.head, self._gateway
+        try:
+            body = answer(head, gateway.registry)
+        except RouterError as error:
+            request.drop_body()
+            gateway.figures.unrouted.answered(error.status)
+            self.refuse(error, head, head.request_id or gateway.new_id())
+            return
+        if body is None:
+            self.exchange = Exchange(gateway, self, request)
+            self.exchange.start()
+            return
+        request.drop_body()
+        gateway.figures.unrouted.answered(200)
+        keep_alive = head.keep_alive and not gateway.closing
+        self.transport.write(own_response(200, body, b"", keep_alive=keep_alive, http10=head.http10))
+        self.finished(keep_alive)
+
+    def _invite_body(self) -> None:
+        if self.exchange is None and not self._waiting:
+            self.transport.write(CONTINUE)
+
+    def _await_request(self) -> None:
+        settings, phase = self._gateway.settings, self._reader.phase
+        if phase is Phase.IDLE:
+            allowed = settings.keepalive_timeout
+        else:
+            allowed = settings.header_timeout if phase is Phase.HEAD else settings.body_timeout
+        self.deadline = self._gateway.now() + allowed
+
+    # --- the exchange's side
+
+    def forwarded_for(self) -> bytes:
+        """The header line that tells the pod who asks; it adds to those that came with the request."""
+        return b"x-forwarded-for: %b\r\n" % self._peer if self._peer else b""
+
+    def finished(self, keep_alive: bool) -> None:
+        """The response is written whole."""
+        self.exchange = None
+        if keep_alive:
+            self._next()
+        else:
+            self._close()
+
+    def refuse(self, error: RouterError, head: RequestHead, request_id: bytes) -> None:
+        """Answers a whole request with an error."""
+        keep_alive = head.keep_alive and not self._gateway.closing
+        self.transport.write(error_response(error, request_id, keep_alive=keep_alive, http10=head.http10))
+        self.finished(keep_alive)
+
+    def cut(self, last: bytes, *, reset: bool) -> None:
+        """Ends a response in its midst; `reset` where the end of the connection alone would look complete."""
+        self.exchange = None
+        if last:
+            self.transport.write(last)
+        elif reset and (sock := self.transport.get_extra_info("socket")) is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._close()
+
+    # --- ends
+
+    def _refuse_the_rest(self, error: RouterError) -> None:
+        """What follows cannot be read: answers what came before, then this error, then closes."""
+        self._lingering = True
+        self._waiting.append(error)
+        self._gateway.figures.unrouted.answered(error.status)
+        self._next()
+
+    def _refuse_and_linger(self, error: RouterError) -> None:
+        self.transport.write(error_response(error, b"", keep_alive=False, http10=False))
+        self.deadline = self._gateway.now() + _LINGER_S
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def _close(self) -> None:
+        self._closing = True
+        self._drop_waiting()
+        self.deadline = self._gateway.now() + self._gateway.settings.stall_timeout
+        self.transport.close()
+
+    def _drop_waiting(self) -> None:
+        for item in self._waiting:
+            if isinstance(item, Request):
+                item.drop_body()
+        self._waiting.clear()

@@ -1,0 +1,313 @@
+"""One request's life: pick a pod, send, retry what has not begun, pass the response on, end or cut it.
+
+start -> try -> (connect ->) sent -> begin -> forward ... forward(last) -> done
+          ^                    |        |
+          +--- next pod -------+--------+   refused, reset before the head, 503: nothing has gone out yet
+After `begin` there is no retry: a failure becomes an error event (event streams) and an unclean end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from octavo_router.endpoints import Endpoint, Route
+from octavo_router.errors import (
+    BadUpstreamError,
+    InvalidRequestError,
+    MissingModelError,
+    NoReadyPodError,
+    RouterError,
+    UnreachableError,
+    UpstreamTimeoutError,
+)
+from octavo_router.proxy.heads import LAST_CHUNK, Framing, error_event, response_head, upstream_head
+from octavo_router.proxy.reader import Request
+from octavo_router.proxy.upstream import ResponseHead, UpstreamConnection
+from octavo_router.routing import Features
+
+if TYPE_CHECKING:
+    from octavo_router.proxy.client import ClientConnection
+    from octavo_router.proxy.gateway import Gateway
+
+_CLIENT_LEFT = 499  # in the figures only, as nginx counts it
+
+
+class _Named(msgspec.Struct, gc=False):
+    """The one field of a body that the router reads; the others are skipped, not built."""
+
+    model: str
+
+
+_decode = msgspec.json.Decoder(_Named).decode
+
+
+def model_of(body: bytes) -> str:
+    """The model that a request body names.
+
+    Raises:
+        InvalidRequestError: the body is not a JSON object.
+        MissingModelError: it has no `model`, or that is not a string.
+    """
+    try:
+        return _decode(body).model
+    except msgspec.ValidationError as error:
+        raise MissingModelError(f"The body must be a JSON object with the string `model`: {error}.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(f"The body is not valid JSON: {error}.") from None
+
+
+class Exchange:
+    """One request and its response."""
+
+    __slots__ = (
+        "_begun",
+        "_chunked",
+        "_client",
+        "_connecting",
+        "_endpoint",
+        "_features",
+        "_figures",
+        "_framing",
+        "_gateway",
+        "_head_out",
+        "_keep_alive",
+        "_renewed",
+        "_request",
+        "_route",
+        "_since",
+        "_stream",
+        "_tried",
+        "_upstream",
+        "request_id",
+    )
+
+    _route: Route
+    _features: Features
+
+    def __init__(self, gateway: Gateway, client: ClientConnection, request: Request) -> None:
+        self._gateway = gateway
+        self._client = client
+        self._request = request
+        self._figures = gateway.figures.unrouted
+        self._since = gateway.now()
+        self._endpoint: Endpoint | None = None
+        self._upstream: UpstreamConnection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._tried: list[Endpoint] = []
+        self._head_out = b""
+        self._begun = self._renewed = self._chunked = self._stream = self._keep_alive = False
+        self._framing = Framing.LENGTH
+        self.request_id = request.head.request_id or gateway.new_id()
+
+    def start(self) -> None:
+        """Routes the request and sends it, or answers why not."""
+        request = self._request
+        try:
+            model = model_of(request.body)
+            self._route = self._gateway.registry.resolve(model)
+        except RouterError as error:
+            self._figures.in_flight += 1
+            self._refuse(error)
+            return
+        self._features = Features(model, request.head.target, request.body)
+        self._figures = self._route.figures
+        self._figures.in_flight += 1
+        self._try()
+
+    # --- tries
+
+    def _try(self) -> None:
+        """Sends to the next pod, or answers that there is none."""
+        gateway = self._gateway
+        candidates = self._route.candidates(gateway.now(), self._tried)
+        if not candidates or len(self._tried) >= gateway.settings.max_tries:
+            self._refuse(self._none_left())
+            return
+        endpoint = gateway.policy.choose(candidates, self._features)
+        endpoint.in_flight += 1
+        self._endpoint = endpoint
+        self._reach(endpoint, gateway.pool.take(endpoint))
+
+    def _reach(self, endpoint: Endpoint, idle: UpstreamConnection | None) -> None:
+        self._client.deadline = self._gateway.now() + self._gateway.settings.upstream_timeout
+        if idle is not None:
+            self.connected(idle)
+        else:
+            self._connecting = self._gateway.pool.connect(endpoint, self)
+
+    def connected(self, upstream: UpstreamConnection) -> None:
+        """Sends the request on a connection that is ready."""
+        self._connecting = None
+        self._upstream = upstream
+        head, body = self._request.head, self._request.body
+        extra = self._client.forwarded_for() if self._gateway.settings.forwarded else b""
+        upstream.send(
+            self, upstream_head(head, upstream.endpoint.host_header, len(body), self.request_id, extra), body
+        )
+
+    def unconnected(self) -> None:
+        """The pod could not be connected to."""
+        self._connecting = None
+        self._try_next()
+
+    def _try_next(self) -> None:
+        endpoint = self._leave_endpoint()
+        if endpoint is not None:
+            self._gateway.eject(endpoint)
+            self._tried.append(endpoint)
+        self._gateway.figures.retries += 1
+        self._try()
+
+    def _leave_endpoint(self) -> Endpoint | None:
+        endpoint, self._endpoint, self._upstream = self._endpoint, None, None
+        if endpoint is not None:
+            endpoint.in_flight -= 1
+        return endpoint
+
+    def _has_another(self) -> bool:
+        if len(self._tried) + 1 >= self._gateway.settings.max_tries:
+            return False
+        others = self._route.candidates(self._gateway.now(), self._tried)
+        return any(e is not self._endpoint for e in others)
+
+    def _none_left(self) -> RouterError:
+        model = self._features.model
+        if not self._tried:
+            return NoReadyPodError(
+                f"The model {model!r} has no ready pod at the moment; try again in a few seconds."
+            )
+        return UnreachableError(
+            f"No pod of the model {model!r} could be reached ({len(self._tried)} tried); try again."
+        )
+
+    # --- the upstream connection's side
+
+    def begin(self, head: ResponseHead) -> None:
+        """The head of the response is here: pass it on, or go to another pod if this one is draining."""
+        if head.status == HTTPStatus.SERVICE_UNAVAILABLE and self._has_another():
+            self._abandon()
+            self._try_next()
+            return
+        request = self._request.head
+        self._request.drop_body()
+        self._begun = True
+        self._figures.answered(head.status)
+        self._figures.first_byte(self._gateway.now() - self._since)
+        self._framing = framing = _framing(head, request.http10)
+        self._keep_alive = request.keep_alive and framing is not Framing.CLOSE and not self._gateway.closing
+        self._chunked = framing is Framing.CHUNKED
+        self._stream = not head.sized and head.is_event_stream()
+        self._head_out = response_head(
+            head.status,
+            head.headers,
+            framing,
+            keep_alive=self._keep_alive,
+            http10=request.http10,
+            request_id=self.request_id,
+        )
+
+    def forward(self, body: bytes, last: bool) -> None:
+        """Passes on what one read brought: one write, the head included when it is new."""
+        out = self._head_out
+        if out:
+            self._head_out = b""
+        if not self._chunked:
+            out = out + body if out else body
+        elif body:
+            out = b"%b%x\r\n%b\r\n%b" % (out, len(body), body, LAST_CHUNK if last else b"")
+        elif last:
+            out += LAST_CHUNK
+        client = self._client
+        client.deadline = self._gateway.now() + self._gateway.settings.upstream_timeout
+        if out:
+            client.transport.write(out)
+        if last:
+            self._end()
+            client.finished(self._keep_alive)
+
+    def lost(self) -> None:
+        """The connection is gone, and the response is not complete."""
+        upstream = self._upstream
+        if self._begun:
+            self._cut(BadUpstreamError("The model's pod ended the response in its midst."))
+        elif upstream is not None and upstream.reused and not self._renewed:
+            # It closed an idle connection just as the request went out: no fault of the pod.
+            self._renewed = True
+            self._upstream = None
+            self._reach(upstream.endpoint, None)
+        else:
+            self._try_next()
+
+    def fail(self, error: RouterError) -> None:
+        """The pod's answer is of no use; the connection is closed already."""
+        if self._begun and not self._head_out:
+            self._cut(error)
+        else:
+            self._refuse(error)
+
+    # --- the client's side
+
+    def pause(self) -> None:
+        """The client does not read: neither does the router."""
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def resume(self) -> None:
+        if self._upstream is not None:
+            self._upstream.resume()
+            self._client.deadline = self._gateway.now() + self._gateway.settings.upstream_timeout
+
+    def cancel(self) -> None:
+        """The client has left."""
+        if not self._begun:
+            self._figures.answered(_CLIENT_LEFT)
+        self._gateway.figures.cancelled += 1
+        self._abandon()
+        self._end()
+
+    def expire(self) -> None:
+        """The pod has been silent for too long."""
+        self._abandon()
+        seconds = self._gateway.settings.upstream_timeout
+        self.fail(UpstreamTimeoutError(f"The model's pod has sent nothing for {seconds:g} seconds."))
+
+    # --- ends
+
+    def _abandon(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+        if self._upstream is not None:
+            self._upstream.abandon()
+
+    def _end(self) -> None:
+        self._leave_endpoint()
+        self._figures.in_flight -= 1
+        self._request.drop_body()
+
+    def _refuse(self, error: RouterError) -> None:
+        """Answers with an error: nothing has reached the client yet."""
+        if not self._begun:
+            self._figures.answered(error.status)
+        self._end()
+        self._client.refuse(error, self._request.head, self.request_id)
+
+    def _cut(self, error: RouterError) -> None:
+        """Ends a response that has begun so that nobody takes it for complete: no last chunk, no [DONE]."""
+        self._gateway.figures.cut_streams += 1
+        self._end()
+        event = error_event(error) if self._stream else b""
+        if event and self._chunked:
+            event = b"%x\r\n%b\r\n" % (len(event), event)
+        reset = not self._stream and self._framing is Framing.CLOSE
+        self._client.cut(self._head_out + event, reset=reset)
+
+
+def _framing(head: ResponseHead, http10: bool) -> Framing:
+    if head.sized:
+        return Framing.LENGTH
+    return Framing.CLOSE if http10 else Framing.CHUNKED

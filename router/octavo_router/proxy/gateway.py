@@ -1,0 +1,111 @@
+"""The data path of one process: its listening sockets, connections, deadlines, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+
+from octavo_router.endpoints import Endpoint, Registry
+from octavo_router.metrics import Figures
+from octavo_router.proxy.client import ClientConnection
+from octavo_router.proxy.pool import Pool
+from octavo_router.routing import Policy
+from octavo_router.settings import Settings
+
+_SWEEP_S = 0.25  # how late a deadline may be noticed
+_BACKLOG = 2048
+
+
+class Gateway:
+    """What all connections of the process share. Lives on one event loop."""
+
+    def __init__(
+        self, settings: Settings, registry: Registry, policy: Policy, pool: Pool, figures: Figures
+    ) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.policy = policy
+        self.pool = pool
+        self.figures = figures
+        self.closing = False  # responses say `Connection: close`
+        self._loop = asyncio.get_running_loop()
+        self.now = time.monotonic  # uvloop's own clock has whole milliseconds
+        self._ids = itertools.count(1)
+        self._id_prefix = os.urandom(6).hex().encode()
+        self._clients: set[ClientConnection] = set()
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+        self._empty = asyncio.Event()
+
+    async def start(self) -> int:
+        """Listens; returns the port. Raises OSError when the address cannot be had."""
+        self._server = await self._loop.create_server(
+            lambda: ClientConnection(self), self.settings.host, self.settings.port, backlog=_BACKLOG
+        )
+        self._sweeper = asyncio.create_task(self._sweep())
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def drain(self) -> bool:
+        """Ends: accepts for the lame-duck time, then finishes what runs. True: nothing had to be cut."""
+        self.closing = True
+        await asyncio.sleep(self.settings.lame_duck)
+        assert self._server is not None
+        self._server.close()
+        for client in list(self._clients):
+            client.close_if_idle()
+        finished = await self._wait_until_empty()
+        await self.stop()
+        return finished
+
+    async def stop(self) -> None:
+        """Ends at once, whatever runs."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        if self._server is not None:
+            self._server.close()
+        for client in list(self._clients):
+            client.transport.abort()
+        self.pool.close()
+
+    async def _wait_until_empty(self) -> bool:
+        if not self._clients:
+            return True
+        self._empty.clear()
+        try:
+            await asyncio.wait_for(self._empty.wait(), self.settings.drain_timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _sweep(self) -> None:
+        """Ends what has passed its deadline: one look at all connections instead of a timer for each."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now = self.now()
+            for client in [c for c in self._clients if c.deadline < now]:
+                client.expire()
+            self.pool.sweep(now)
+
+    # --- the connections' side
+
+    def joined(self, client: ClientConnection) -> None:
+        self._clients.add(client)
+        self.figures.client_connections += 1
+
+    def left(self, client: ClientConnection) -> None:
+        self._clients.discard(client)
+        self.figures.client_connections -= 1
+        if not self._clients:
+            self._empty.set()
+
+    def new_id(self) -> bytes:
+        """A request id: unique, cheap, and without meaning."""
+        return b"%b-%x" % (self._id_prefix, next(self._ids))
+
+    def eject(self, endpoint: Endpoint) -> None:
+        """Sets aside a pod that has failed: dead, it has the fewest requests in flight and would draw all."""
+        endpoint.ejected_until = self.now() + self.settings.ejection
+        self.figures.ejections += 1

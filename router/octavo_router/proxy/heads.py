@@ -1,0 +1,173 @@
+"""HTTP/1.1 heads: what a request's head says, and the heads that are written. Pure; RFC 9110 and 9112."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from http import HTTPStatus
+
+import msgspec
+
+from octavo_router.errors import (
+    ExpectationFailedError,
+    InvalidRequestError,
+    RouterError,
+    VersionNotSupportedError,
+)
+
+Header = tuple[bytes, bytes]
+
+HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection"
+    b" te trailer transfer-encoding upgrade".split()
+)
+# These are written anew for the pod: the body is whole, and the router has answered `Expect` itself.
+_NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect", b"http2-settings", b"x-request-id"}
+_MAX_ID = 128
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+class Framing(IntEnum):
+    """How a response's body is delimited towards the client."""
+
+    LENGTH = 0  # as the pod gave it: Content-Length, or no body at all
+    CHUNKED = 1
+    CLOSE = 2  # an HTTP/1.0 client: the end of the connection
+
+
+class RequestHead(msgspec.Struct, gc=False):
+    """A checked request head."""
+
+    method: bytes
+    target: bytes  # origin form: path and query
+    headers: list[Header]
+    http10: bool
+    keep_alive: bool
+    content_length: int | None  # None: none given
+    chunked: bool
+    expects_continue: bool
+    request_id: bytes | None
+    nominated: frozenset[bytes] = frozenset()  # further headers that `Connection` names as meant for this hop
+
+    @property
+    def has_body(self) -> bool:
+        return self.chunked or bool(self.content_length)
+
+
+def read_head(
+    method: bytes, target: bytes, version: str, keep_alive: bool, headers: list[Header]
+) -> RequestHead:
+    """Checks what the parser lets through but RFC 9112 does not, and what this router does not serve.
+
+    The strict parser has already refused two lengths, length beside chunks, folded lines, bare CR or LF.
+
+    Raises:
+        RouterError: with the sentence for the client.
+    """
+    if version not in ("1.1", "1.0"):
+        raise VersionNotSupportedError(f"HTTP/{version} is not spoken here; use HTTP/1.1.")
+    head = RequestHead(method, target, headers, version == "1.0", keep_alive, None, False, False, None)
+    hosts = 0
+    for name, value in headers:
+        lowered = name.lower()
+        if lowered == b"host":
+            hosts += 1
+        elif lowered in _NOT_FORWARDED:
+            _note(head, lowered, value)
+    if hosts > 1 or (hosts == 0 and not head.http10):
+        raise InvalidRequestError(f"The request has {hosts} Host headers; HTTP/1.1 wants exactly one.")
+    return head
+
+
+def _note(head: RequestHead, lowered: bytes, value: bytes) -> None:
+    if lowered == b"connection":
+        head.nominated |= _nominated(value)
+    elif lowered == b"content-length":
+        head.content_length = int(value)
+    elif lowered == b"transfer-encoding":
+        if value.lower() != b"chunked" or head.http10:
+            raise InvalidRequestError(
+                f"Transfer-Encoding {value[:50]!r} is not understood here; send it as 'chunked'."
+            )
+        head.chunked = True
+    elif lowered == b"x-request-id":
+        head.request_id = value if 0 < len(value) <= _MAX_ID and value.isascii() else None
+    elif lowered == b"expect":
+        if value.lower() != b"100-continue":
+            raise ExpectationFailedError(f"Expect: {value[:50]!r} cannot be met; only 100-continue is known.")
+        head.expects_continue = not head.http10
+
+
+def _nominated(value: bytes) -> frozenset[bytes]:
+    return frozenset(token.strip().lower() for token in value.split(b",")) - {b"keep-alive", b"close", b""}
+
+
+def upstream_head(head: RequestHead, host: bytes, length: int, request_id: bytes, extra: bytes) -> bytes:
+    """The head of the request to a pod: end-to-end headers as they came, in their order."""
+    hop = _NOT_FORWARDED | head.nominated if head.nominated else _NOT_FORWARDED
+    lines = [b"%b: %b\r\n" % header for header in head.headers if header[0].lower() not in hop]
+    return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
+        head.method,
+        head.target,
+        host,
+        b"".join(lines),
+        extra,
+        request_id,
+        length,
+    )
+
+
+def response_head(
+    status: int, headers: list[Header], framing: Framing, *, keep_alive: bool, http10: bool, request_id: bytes
+) -> bytes:
+    """The head of the response to the client: the pod's end-to-end headers, this hop's framing."""
+    names = [name.lower() for name, _ in headers]
+    hop = HOP_BY_HOP
+    if b"connection" in names:
+        hop = hop.union(*(_nominated(value) for name, value in headers if name.lower() == b"connection"))
+    lines = [b"%b: %b\r\n" % header for name, header in zip(names, headers, strict=True) if name not in hop]
+    if b"x-request-id" not in names:
+        lines.append(b"x-request-id: %b\r\n" % request_id)
+    if framing is Framing.CHUNKED:
+        lines.append(b"transfer-encoding: chunked\r\n")
+    return b"%b%b%b\r\n" % (
+        STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
+        b"".join(lines),
+        connection_line(keep_alive, http10),
+    )
+
+
+def connection_line(keep_alive: bool, http10: bool) -> bytes:
+    """`Connection`, where it differs from what the version implies."""
+    if not keep_alive:
+        return b"connection: close\r\n"
+    return b"connection: keep-alive\r\n" if http10 else b""
+
+
+def own_response(status: int, body: bytes, extra: bytes, *, keep_alive: bool, http10: bool) -> bytes:
+    """A whole JSON response of the router's own."""
+    return b"%bcontent-type: application/json\r\ncontent-length: %d\r\n%b%b\r\n%b" % (
+        STATUS_LINES[status],
+        len(body),
+        extra,
+        connection_line(keep_alive, http10),
+        body,
+    )
+
+
+def error_response(error: RouterError, request_id: bytes, *, keep_alive: bool, http10: bool) -> bytes:
+    """The response that carries an error of the router's own."""
+    extra = b"x-request-id: %b\r\n" % request_id if request_id else b""
+    if error.retry_after_s is not None:
+        extra += b"retry-after: %d\r\n" % error.retry_after_s
+    if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        extra += b"allow: GET, POST\r\n"
+    return own_response(error.status, error.body(), extra, keep_alive=keep_alive, http10=http10)
+
+
+def error_event(error: RouterError) -> bytes:
+    """A server-sent event for an error in mid-stream; its blank line ends what the pod left unfinished."""
+    return b"\n\ndata: %b\n\n" % error.body()
+
+
+STATUS_LINES = {int(s): b"HTTP/1.1 %d %b\r\n" % (s, s.phrase.encode()) for s in HTTPStatus}

@@ -1,0 +1,193 @@
+"""Bytes of a client in, whole checked requests out. Parsed by httptools alone, in its strict mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+
+import httptools
+
+from octavo_router.errors import (
+    BodyTooLargeError,
+    HeadTooLargeError,
+    InvalidRequestError,
+    OverloadedError,
+    RouterError,
+)
+from octavo_router.metrics import Figures
+from octavo_router.proxy.heads import Header, RequestHead, read_head
+from octavo_router.settings import Settings
+
+_MAX_HEADERS = 256
+# So many bytes may a chunked body take on the wire for each that it carries: extensions are no free channel.
+_MAX_CHUNK_OVERHEAD, _FREE_OVERHEAD = 8, 16_384
+
+
+class Request:
+    """One whole request. Its body counts towards `Figures.buffered_bytes` until `drop_body`."""
+
+    __slots__ = ("_figures", "body", "head")
+
+    def __init__(self, head: RequestHead, body: bytes, figures: Figures) -> None:
+        self.head = head
+        self.body = body
+        self._figures = figures
+
+    def drop_body(self) -> None:
+        self._figures.buffered_bytes -= len(self.body)
+        self.body = b""
+
+
+class Phase(IntEnum):
+    IDLE = 0  # between requests
+    HEAD = 1
+    BODY = 2
+
+
+class RequestReader:
+    """Reads the requests of one connection, in order.
+
+    `on_request` gets each whole request; `on_continue` is to invite a body that waits for `100 Continue`.
+    """
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_figures",
+        "_head",
+        "_head_bytes",
+        "_headers",
+        "_on_continue",
+        "_on_request",
+        "_parser",
+        "_settings",
+        "_target",
+        "_unfinished",
+        "_upgrade",
+        "_wire_bytes",
+        "phase",
+    )
+
+    def __init__(
+        self,
+        settings: Settings,
+        figures: Figures,
+        on_request: Callable[[Request], None],
+        on_continue: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._figures = figures
+        self._on_request = on_request
+        self._on_continue = on_continue
+        self._body: list[bytes] = []
+        self._upgrade = False
+        self._body_bytes = 0
+        self._reset()
+        self._parser = httptools.HttpRequestParser(self)
+
+    def _reset(self) -> None:
+        self.phase = Phase.IDLE
+        self._head: RequestHead | None = None
+        self._headers: list[Header] = []
+        self._target = b""
+        self._head_bytes = self._wire_bytes = self._unfinished = 0
+
+    def feed(self, data: bytes) -> None:
+        """Reads on. Raises RouterError when what was sent cannot be served; nothing more may be fed then."""
+        if self.phase is Phase.BODY:
+            self._wire_bytes += len(data)
+        else:
+            self._unfinished += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._read_without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserCallbackError as error:
+            raise (error.__context__ if isinstance(error.__context__, RouterError) else error) from None
+        except httptools.HttpParserError as error:
+            raise InvalidRequestError(f"The request is not valid HTTP/1.1: {error}.") from None
+        self._check_unfinished()
+
+    def close(self) -> None:
+        """Gives back what an unfinished body holds; breaks the cycle with the parser."""
+        self._figures.buffered_bytes -= self._body_bytes
+        self._body_bytes = 0
+        self._body.clear()
+        del self._parser
+
+    def _check_unfinished(self) -> None:
+        """Bounds what no callback has seen yet: a head without an end, and extensions of chunks."""
+        if self.phase is Phase.HEAD and self._unfinished > self._settings.max_head_bytes:
+            raise self._head_too_large()
+        if self._wire_bytes > _FREE_OVERHEAD + _MAX_CHUNK_OVERHEAD * self._body_bytes:
+            raise InvalidRequestError("The chunks of the request's body carry too little; send larger ones.")
+
+    def _head_too_large(self) -> HeadTooLargeError:
+        limit = self._settings.max_head_bytes
+        return HeadTooLargeError(
+            f"The request's head is larger than {limit} bytes or {_MAX_HEADERS} headers."
+        )
+
+    def _read_without_upgrade(self, rest: bytes) -> None:
+        """Serves a request that offers an upgrade (some clients do) as if it did not (RFC 9110, 7.8)."""
+        kept = [h for h in self._headers if h[0].lower() not in (b"upgrade", b"connection")]
+        lines = b"".join(b"%b: %b\r\n" % header for header in kept)
+        start = b"%b %b HTTP/1.1\r\n" % (self._parser.get_method(), self._target)
+        self._upgrade = False
+        self._reset()
+        self._parser = httptools.HttpRequestParser(self)
+        self.feed(b"%b%b\r\n%b" % (start, lines, rest))
+
+    # --- called by the parser; what is raised here comes out of `feed`
+
+    def on_message_begin(self) -> None:
+        self.phase = Phase.HEAD
+
+    def on_url(self, piece: bytes) -> None:
+        self._target += piece
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > self._settings.max_head_bytes or len(self._headers) >= _MAX_HEADERS:
+            raise self._head_too_large()
+        if self.phase is Phase.HEAD:  # else it is a trailer, and those are dropped
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        self._upgrade = parser.should_upgrade()
+        if self._upgrade and parser.get_method() != b"CONNECT":
+            return
+        if self._head_bytes + len(self._target) > self._settings.max_head_bytes:
+            raise self._head_too_large()
+        version, keep_alive = parser.get_http_version(), parser.should_keep_alive()
+        self._head = head = read_head(parser.get_method(), self._target, version, keep_alive, self._headers)
+        self.phase = Phase.BODY
+        self._unfinished = 0
+        if (head.content_length or 0) > self._settings.max_body_bytes:
+            raise self._body_too_large()
+        if head.expects_continue and head.has_body:
+            self._on_continue()
+
+    def on_body(self, piece: bytes) -> None:
+        self._body.append(piece)
+        self._body_bytes += len(piece)
+        self._figures.buffered_bytes += len(piece)
+        if self._body_bytes > self._settings.max_body_bytes:
+            raise self._body_too_large()
+        if self._figures.buffered_bytes > self._settings.max_buffered_bytes:
+            raise OverloadedError("The router holds all the request bodies it may; try again in a moment.")
+
+    def on_message_complete(self) -> None:
+        head = self._head
+        if head is None:  # an offered upgrade: `_read_without_upgrade` comes next
+            return
+        pieces = self._body
+        request = Request(head, pieces[0] if len(pieces) == 1 else b"".join(pieces), self._figures)
+        pieces.clear()
+        self._body_bytes = 0
+        self._reset()
+        self._on_request(request)
+
+    def _body_too_large(self) -> BodyTooLargeError:
+        return BodyTooLargeError(f"The request's body is larger than {self._settings.max_body_bytes} bytes.")

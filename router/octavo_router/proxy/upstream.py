@@ -1,0 +1,196 @@
+"""The pod's side of the data path: one connection, one request at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+import httptools
+
+from octavo_router.endpoints import Endpoint
+from octavo_router.errors import BadUpstreamError, RouterError
+from octavo_router.proxy.heads import Header
+
+if TYPE_CHECKING:
+    from octavo_router.proxy.exchange import Exchange
+    from octavo_router.proxy.pool import Pool
+
+_MAX_HEAD_BYTES = 65_536
+_BODYLESS = (204, 304)
+_JOINED_BYTES = 65_536  # up to here a copy is cheaper than a second system call
+_FRESH, _REUSED = False, True
+
+
+class ResponseHead:
+    """The head of a pod's response, as far as it is needed to pass it on."""
+
+    __slots__ = ("chunked", "headers", "sized", "status")
+
+    def __init__(self, status: int, headers: list[Header]) -> None:
+        self.status = status
+        self.headers = headers
+        names = [name.lower() for name, _ in headers]
+        self.chunked = b"transfer-encoding" in names
+        self.sized = b"content-length" in names or status in _BODYLESS
+
+    def check(self) -> None:
+        """Raises BadUpstreamError for a transfer coding that would be lost on the way."""
+        for name, value in self.headers if self.chunked else ():
+            if name.lower() == b"transfer-encoding" and value.lower() != b"chunked":
+                raise BadUpstreamError(f"The model's pod answered with the transfer encoding {value[:50]!r}.")
+
+    def is_event_stream(self) -> bool:
+        return any(
+            name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
+            for name, value in self.headers
+        )
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """A keep-alive connection to a pod: an exchange's from `send` to the response's end, else the pool's."""
+
+    __slots__ = (
+        "_head_bytes",
+        "_headers",
+        "_keep_alive",
+        "_parser",
+        "_paused",
+        "_pool",
+        "_until_eof",
+        "complete",
+        "endpoint",
+        "exchange",
+        "idle_since",
+        "on_body",
+        "pieces",
+        "reused",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, pool: Pool, endpoint: Endpoint) -> None:
+        self._pool = pool
+        self.endpoint = endpoint
+        self.exchange: Exchange | None = None
+        self.reused = _FRESH
+        self.idle_since = 0.0
+        self.pieces: list[bytes] = []
+        self.on_body = self.pieces.append  # called by the parser: no Python frame for a chunk
+        self._headers: list[Header] = []
+        self._head_bytes = 0
+        self._keep_alive = self._until_eof = self._paused = self.complete = False
+        self._parser = httptools.HttpResponseParser(self)
+
+    # --- the exchange's side
+
+    def send(self, exchange: Exchange, head: bytes, body: bytes) -> None:
+        """Sends one request. The response, or its failure, is told to the exchange."""
+        self.exchange = exchange
+        self.complete = False
+        if len(body) <= _JOINED_BYTES:
+            self.transport.write(head + body)
+        else:
+            self.transport.write(head)
+            self.transport.write(body)
+
+    def pause(self) -> None:
+        if not self._paused and not self.transport.is_closing():
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._paused and not self.transport.is_closing():
+            self._paused = False
+            self.transport.resume_reading()
+
+    def abandon(self) -> None:
+        """Drops the request, and the connection with it: the pod sees at once that nobody waits any more."""
+        self.exchange = None
+        self.transport.abort()
+
+    # --- the transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._pool.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:  # an answer to nothing
+            self.transport.abort()
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._broken(exchange, error)
+            return
+        if self.exchange is exchange:
+            self._deliver(exchange)
+
+    def eof_received(self) -> None:
+        if self.exchange is not None and self._until_eof:
+            self.complete = True
+            self._deliver(self.exchange)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        exchange, self.exchange = self.exchange, None
+        self._pool.lost(self)
+        del self._parser  # it holds this object's methods
+        if exchange is not None:
+            exchange.lost()
+
+    def _deliver(self, exchange: Exchange) -> None:
+        pieces, complete = self.pieces, self.complete
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        if complete:
+            self.exchange = None
+            self._release()
+        exchange.forward(body, complete)
+
+    def _release(self) -> None:
+        if self._keep_alive and not self.transport.is_closing():
+            self.resume()
+            self.reused = _REUSED
+            self._pool.release(self)
+        else:
+            self.transport.close()
+
+    def _broken(self, exchange: Exchange, error: Exception) -> None:
+        cause = error.__context__
+        self.abandon()
+        exchange.fail(
+            cause
+            if isinstance(cause, RouterError)
+            else BadUpstreamError(f"The model's pod did not answer in HTTP: {error}.")
+        )
+
+    # --- called by the parser; what is raised here comes out of `feed_data`
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            raise BadUpstreamError("The model's pod sent more than one response.")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > _MAX_HEAD_BYTES:
+            raise BadUpstreamError(f"The head of the pod's response is larger than {_MAX_HEAD_BYTES} bytes.")
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        headers, self._headers, self._head_bytes = self._headers, [], 0
+        if status < 200 or self.exchange is None:  # an interim response concerns this hop only
+            return
+        # Only here: after the end of the message the parser always says no.
+        self._keep_alive = self._parser.should_keep_alive()
+        head = ResponseHead(status, headers)
+        head.check()
+        self._until_eof = not head.sized and not head.chunked
+        self.exchange.begin(head)
+
+    def on_message_complete(self) -> None:
+        self.complete = self._parser.get_status_code() >= 200
+        self._headers.clear()  # trailers are dropped
+        self._head_bytes = 0

@@ -1,0 +1,68 @@
+"""One router process put together: discovery, the data path, the admin port, and the order of its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from pathlib import Path
+
+from octavo_router.admin import admin_server, create_app
+from octavo_router.endpoints import Registry
+from octavo_router.metrics import Figures
+from octavo_router.proxy.gateway import Gateway
+from octavo_router.proxy.pool import Pool
+from octavo_router.routing import LeastLoaded
+from octavo_router.settings import Settings
+from octavo_router.static import load_static
+
+log = logging.getLogger("octavo.router")
+
+
+class Service:
+    """Runs until SIGTERM or SIGINT."""
+
+    def __init__(self, settings: Settings, static: Path | None) -> None:
+        self._settings = settings
+        self._static = static
+        self._figures = Figures()
+        self._leaving = False
+
+    async def run(self) -> None:
+        """Serves, then drains. Raises SettingsError, or OSError when a port is taken."""
+        pool = Pool(self._settings, self._figures)
+        registry = Registry(self._figures, pool.withdraw)
+        gateway = Gateway(self._settings, registry, LeastLoaded(), pool, self._figures)
+        told = self._listen_for_signals()
+        async with contextlib.AsyncExitStack() as stack:
+            await self._discover(registry, stack)
+            port = await gateway.start()
+            admin = admin_server(self._settings, create_app(self._figures, self._why_unready))
+            serving = asyncio.create_task(admin.serve())
+            log.info("serving on %s:%d, admin on %d", self._settings.host, port, self._settings.admin_port)
+            await told.wait()
+            self._leaving = True
+            log.info("leaving: accepting %g s more, then finishing what runs", self._settings.lame_duck)
+            if not await gateway.drain():
+                log.warning("%g s were not enough: cut what still ran", self._settings.drain_timeout)
+            admin.should_exit = True
+            await serving
+
+    async def _discover(self, registry: Registry, stack: contextlib.AsyncExitStack) -> None:
+        if self._static is not None:
+            load_static(self._static, registry)
+            self._figures.synced = True
+            return
+        raise NotImplementedError
+
+    def _listen_for_signals(self) -> asyncio.Event:
+        told = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, told.set)
+        return told
+
+    def _why_unready(self) -> str | None:
+        if self._leaving:
+            return "The router is leaving."
+        return None if self._figures.synced else "The first list of models is not complete yet."

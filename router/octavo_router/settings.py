@@ -1,0 +1,78 @@
+"""The router's settings: one frozen value, read once from environment and command line, passed down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from octavo_router.errors import SettingsError
+
+PREFIX = "OCTAVO_"
+
+
+class Settings(BaseModel):
+    """Every field F is set by the environment variable OCTAVO_F. Times are in seconds, sizes in bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field("0.0.0.0", description="address that the API and the admin port listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port of the OpenAI API; 0 picks a free one")
+    admin_port: int = Field(8081, ge=0, le=65535, description="port of /healthz, /readyz and /metrics")
+    watch_namespaces: tuple[str, ...] = Field(
+        (), description="namespaces to watch, comma-separated; empty: all"
+    )
+    port_name: str = Field("http", description="name of the engine's port in the EndpointSlices")
+    log_level: str = Field(
+        "info", pattern="^(debug|info|warning|error)$", description="debug|info|warning|error"
+    )
+    max_head_bytes: int = Field(32_768, ge=1024, description="largest request head; more: 431")
+    max_body_bytes: int = Field(33_554_432, ge=1, description="largest request body; more: 413")
+    max_buffered_bytes: int = Field(
+        536_870_912,
+        ge=1,
+        description="bodies held at once, all requests together; more: 503 with Retry-After",
+    )
+    header_timeout: float = Field(10, gt=0, description="for a whole request head; then 408")
+    body_timeout: float = Field(30, gt=0, description="between two pieces of a request body; then 408")
+    keepalive_timeout: float = Field(75, gt=0, description="for which an idle client connection is kept")
+    stall_timeout: float = Field(60, gt=0, description="for which a client may leave a response unread")
+    connect_timeout: float = Field(2, gt=0, description="to connect to a pod, each try")
+    upstream_timeout: float = Field(
+        600, gt=0, description="for which a pod may be silent; then 504 or a cut stream"
+    )
+    upstream_keepalive: float = Field(4, gt=0, description="for which an idle connection to a pod is kept")
+    max_tries: int = Field(6, ge=1, description="pods tried for one request before its first byte")
+    ejection: float = Field(2, ge=0, description="for which a pod that failed gets no new requests")
+    lame_duck: float = Field(5, ge=0, description="after SIGTERM: unready, but still accepting")
+    drain_timeout: float = Field(
+        300, ge=0, description="after the lame-duck time: for running requests to finish"
+    )
+    forwarded: bool = Field(False, description="append the client's address to X-Forwarded-For")
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str], **given: object) -> Settings:
+        """Settings from OCTAVO_* variables, overridden by those of `given` that are not None.
+
+        Raises:
+            SettingsError: a value is wrong; the message names the variable and the value.
+        """
+        values: dict[str, Any] = {
+            name: environ[PREFIX + name.upper()]
+            for name in cls.model_fields
+            if environ.get(PREFIX + name.upper())
+        }
+        values |= {name: value for name, value in given.items() if value is not None}
+        if isinstance(listed := values.get("watch_namespaces"), str):
+            values["watch_namespaces"] = tuple(n for n in (part.strip() for part in listed.split(",")) if n)
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise SettingsError(_sentence(error)) from None
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = PREFIX + str(first["loc"][0]).upper()
+    return f"{name} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}."
