@@ -113,7 +113,7 @@ SETTINGS = {
         podDisruptionBudget: {maxUnavailable: 25%}, priorityClassName: system-cluster-critical,
         topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: ScheduleAnyway}],
         extraEnv: [{name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}], podLabels: {team: ml}},
-        operator: {podDefaults: {spec: {tolerations: []}}, affinity: {nodeAffinity: {}},
+        operator: {podDefaults: {env: [{name: A, value: b}]}, affinity: {nodeAffinity: {}},
         podAnnotations: {a: b}},
         image: {registry: "r.example/o", pullSecrets: [{name: pull}]}, commonLabels: {owner: ml}}
         """,

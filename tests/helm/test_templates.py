@@ -13,7 +13,7 @@ ALL_ON = (
     'commonLabels={"team": "ml"}',
     f"router.topologySpreadConstraints={SPREAD}",
     'router.tolerations=[{"operator": "Exists"}]',
-    'operator.podDefaults={"spec": {"priorityClassName": "models"}}',
+    'operator.podDefaults={"serviceAccountName": "models"}',
     'image.pullSecrets=[{"name": "pull"}]',
     'router.service.annotations={"a": "b"}',
     'operator.priorityClassName="high"',
@@ -224,9 +224,9 @@ def test_pod_defaults_reach_the_operator_and_restart_it_when_they_change(render:
         template = named(objects, "Deployment", "octavo-operator")["spec"]["template"]
         return str(template["metadata"]["annotations"]["octavo.dev/settings-hash"])
 
-    changed = render('operator.podDefaults={"spec": {"priorityClassName": "models"}}')
+    changed = render('operator.podDefaults={"serviceAccountName": "models"}')
     data = named(changed, "ConfigMap", "octavo-operator")["data"]
-    assert data == {"pod-defaults.yaml": "spec:\n  priorityClassName: models\n"}
+    assert data == {"pod-defaults.yaml": "serviceAccountName: models\n"}
     assert settings_hash(changed) != settings_hash(render())
 
 
