@@ -1,7 +1,7 @@
 """Blocks of the paged KV cache: who holds which, and which hold a known prefix.
 
-A block is *held* (reference count > 0), *cached* (held by nobody, but its content is known by its hash and may be
-taken again) or *free*. Free blocks are given out first, then cached ones, least recently used first.
+A block is *held* (reference count > 0), *cached* (held by nobody, but its content is known by its hash and
+may be taken again) or *free*. Free blocks are given out first, then cached ones, least recently used first.
 
                  allocate                        release, content known
         free ──────────────> held (1..n holders) ──────────────────────> cached
@@ -29,7 +29,7 @@ def block_hash(parent: bytes, token_ids: list[int]) -> bytes:
 
 
 class BlockPool:
-    """The books of ``num_blocks`` blocks; it knows neither tokens nor tensors. All operations are O(1) a block."""
+    """The books of ``num_blocks`` blocks; it knows no tensors. All operations are O(1) a block."""
 
     __slots__ = ("_cached", "_free", "_hashes", "_holders", "_known", "num_blocks")
 
@@ -83,7 +83,7 @@ class BlockPool:
             self._holders[block] += 1
 
     def release(self, blocks: Iterable[int]) -> None:
-        """Let go of blocks. Given from last to first, so that the end of a prefix is evicted before its beginning."""
+        """Let go of blocks, given from last to first: the end of a prefix is evicted before its beginning."""
         for block in blocks:
             self._holders[block] -= 1
             if not self._holders[block]:
@@ -96,7 +96,7 @@ class BlockPool:
         return self._holders[block] > 1
 
     def publish(self, block: int, digest: bytes) -> None:
-        """Make a held, full block findable. Another block that is known for the same content stays the known one."""
+        """Make a held, full block findable, unless another one is known for the same content."""
         if digest not in self._known and self._hashes[block] is None:
             self._known[digest] = block
             self._hashes[block] = digest
@@ -109,7 +109,7 @@ class BlockPool:
             self._hashes[block] = None
 
     def check_integrity(self, tables: Iterable[list[int]]) -> None:
-        """Raise AssertionError unless the books agree with each other and with the block tables of all holders."""
+        """Raise AssertionError unless the books agree with each other and with all holders' block tables."""
         holders = [0] * self.num_blocks
         for table in tables:
             for block in table:

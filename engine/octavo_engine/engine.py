@@ -28,8 +28,8 @@ from octavo_engine.scheduler import Scheduler
 class EngineCore:
     """Serves requests on one runner. Single-threaded: every method is called from the loop's own thread.
 
-    ``step_started`` (in ``clock`` seconds, None between steps) and ``steps`` may be read from other threads, by
-    which a watcher tells a hung step from an idle loop.
+    ``step_started`` (in ``clock`` seconds, None between steps) and ``steps`` may be read from other threads:
+    by them a watcher tells a hung step from an idle loop.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class EngineCore:
 
 
 def _servable_length(config: EngineConfig, spec: RunnerSpec, num_blocks: int) -> int:
-    """The model's length limit in tokens, lowered to what the whole KV cache holds unless it was asked for."""
+    """The model's length limit in tokens, lowered to what the KV cache holds unless it was asked for."""
     if config.scheduler.steps_in_flight < 1:
         raise ConfigError(f"steps_in_flight is {config.scheduler.steps_in_flight}; it must be 1 or more.")
     capacity = num_blocks * config.cache.block_size

@@ -1,8 +1,8 @@
 """A runner without a model, for tests and for measuring the scheduler.
 
-Its tokens depend only on the tokens before them, and it keeps a simulated KV cache: each slot of a block holds a
-digest of all tokens up to its position. Before a sequence computes anything its whole context is read through its
-block table and compared, so a block that was shared, copied, swapped, evicted or reused wrongly is detected.
+Its tokens depend only on the tokens before them, and it keeps a simulated KV cache: each slot of a block
+holds a digest of all tokens up to its position. Before a sequence computes anything its whole context is read
+through its block table and compared: a block that was shared, copied, swapped or reused wrongly is detected.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class FakeRunner:
     def profile_blocks(self) -> tuple[int, int]:
         cache = self._config.cache
         bytes_per_block = cache.block_size * self.bytes_per_token
-        num_blocks = cache.cpu_kv_cache_bytes // bytes_per_block if cache.num_blocks is None else cache.num_blocks
+        num_blocks = (
+            cache.cpu_kv_cache_bytes // bytes_per_block if cache.num_blocks is None else cache.num_blocks
+        )
         return num_blocks, cache.swap_space_bytes // bytes_per_block
 
     def allocate(self, num_blocks: int, num_host_blocks: int) -> None:
@@ -114,12 +116,16 @@ class FakeRunner:
         for seq in step.sequences:
             end = seq.num_computed_tokens + seq.num_new_tokens
             for block in self.rows[seq.seq_id].table[seq.num_computed_tokens // size : -(-end // size)]:
-                _require(holders[block] == 1, f"sequence {seq.seq_id} writes block {block}, which others hold")
+                _require(
+                    holders[block] == 1, f"sequence {seq.seq_id} writes block {block}, which others hold"
+                )
 
     def _compute(self, seq: SequenceStep) -> SampledToken | None:
         row, start = self.rows[seq.seq_id], seq.num_computed_tokens
         end = start + seq.num_new_tokens
-        _require(row.num_computed == start, f"sequence {seq.seq_id}: {row.num_computed} computed, not {start}")
+        _require(
+            row.num_computed == start, f"sequence {seq.seq_id}: {row.num_computed} computed, not {start}"
+        )
         _require(start < end <= len(row.token_ids), f"sequence {seq.seq_id}: no tokens at [{start}, {end})")
         _require(seq.sample == (end == len(row.token_ids)), f"sequence {seq.seq_id}: sample at {end}")
         if self._check:
@@ -134,7 +140,9 @@ class FakeRunner:
             last = min(first + size, start)
             found = self._device[row.table[first // size]][: last - first]
             expected = row.digests[first:last]
-            _require(found == expected, f"sequence {seq.seq_id}: wrong content at positions {first} to {last - 1}")
+            _require(
+                found == expected, f"sequence {seq.seq_id}: wrong content at positions {first} to {last - 1}"
+            )
 
     def _write(self, row: _Row, start: int, end: int) -> None:
         size = self._config.cache.block_size

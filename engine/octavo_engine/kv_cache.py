@@ -1,6 +1,7 @@
 """The KV memory of sequences: block tables over a device pool and a host pool.
 
-Blocks are given when positions in them are scheduled, never ahead, so a sequence wastes at most its last block.
+Blocks are given when positions in them are scheduled, never ahead, so a sequence
+wastes less than one block.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from octavo_engine.step_draft import StepDraft
 
 
 class KVCache:
-    """Grows, shares, copies, swaps and frees block tables; writes what the runner must do into the step's draft.
+    """Grows, shares, copies, swaps and frees block tables; notes in the step's draft what the runner must do.
 
     Invariant: a block that is written has one holder and no name in the prefix cache.
     """
 
-    __slots__ = ("_copied", "_prefix_caching", "block_size", "host", "pool")
+    __slots__ = ("_prefix_caching", "block_size", "host", "pool")
 
     def __init__(
         self, num_blocks: int, num_host_blocks: int, block_size: int, *, prefix_caching: bool
@@ -25,12 +26,11 @@ class KVCache:
         self.host = BlockPool(num_host_blocks)
         self.block_size = block_size
         self._prefix_caching = prefix_caching
-        self._copied: list[int] = []  # sources of this step's copies
 
     def find_prefix(self, seq: Sequence) -> list[int]:
-        """Known blocks that begin the sequence; its last token is left to compute, since only that yields logits.
+        """Known blocks that begin the sequence. Its last token is left to compute: only that yields logits.
 
-        Prompt log probabilities need every position computed, so they look nothing up until they are reported.
+        Prompt log probabilities need every position computed: nothing is looked up until they are reported.
         """
         if not self._prefix_caching or seq.prompt_logprobs is not None:
             return []
@@ -39,9 +39,9 @@ class KVCache:
         return self.pool.find(seq.block_hashes[:count])
 
     def publish(self, seq: Sequence) -> None:
-        """Make the sequence's full blocks findable, as far as scheduled steps compute them and tokens are known.
+        """Make full blocks findable, as far as scheduled steps compute them and their tokens are known.
 
-        A step that finds them runs after the steps that fill them.
+        Who finds them runs in a later step than those that fill them.
         """
         full = min(seq.num_computed, len(seq.token_ids)) // self.block_size
         if full <= seq.num_offered or not self._prefix_caching:
@@ -51,11 +51,21 @@ class KVCache:
             self.pool.publish(seq.block_table[index], seq.block_hashes[index])
         seq.num_offered = full
 
+    def begin_with(self, seq: Sequence, prefix: list[int]) -> None:
+        """A sequence without blocks takes those that :meth:`find_prefix` found."""
+        self.pool.take(prefix)
+        seq.block_table = prefix
+        seq.num_offered = len(prefix)
+        seq.num_computed = len(prefix) * self.block_size
+
+    def blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_size)
+
     def blocks_wanted(self, seq: Sequence, end: int) -> int:
         """Blocks that writing the positions from ``num_computed`` to ``end`` takes, a copy included."""
         first = seq.num_computed // self.block_size
         table = seq.block_table
-        wanted = -(-end // self.block_size) - len(table)
+        wanted = self.blocks_for(end) - len(table)
         if first < len(table) and self.pool.is_shared(table[first]):
             wanted += 1
         return wanted
@@ -66,8 +76,7 @@ class KVCache:
         table = seq.block_table
         if first < len(table):
             self._make_writable(seq, first, draft)
-        missing = -(-end // self.block_size) - len(table)
-        appended = [self.pool.allocate() for _ in range(missing)]
+        appended = [self.pool.allocate() for _ in range(self.blocks_for(end) - len(table))]
         table += appended
         return appended
 
@@ -110,11 +119,6 @@ class KVCache:
         self.host.release(seq.host_table)
         seq.host_table = []
 
-    def end_step(self) -> None:
-        """The step is drafted: release the sources of its copies. Earlier, a swap-in might overwrite them."""
-        self.pool.release(self._copied)
-        self._copied.clear()
-
     def _make_writable(self, seq: Sequence, index: int, draft: StepDraft) -> None:
         block = seq.block_table[index]
         if not self.pool.is_shared(block):
@@ -125,7 +129,7 @@ class KVCache:
         draft.copies.append((block, copy))
         if seq.has_row:
             draft.block_changes.append((seq.seq_id, index, copy))
-        self._copied.append(block)
+        self.pool.release([block])  # others hold it; nothing is swapped into it before this copy is made
 
     def _hash(self, seq: Sequence, count: int) -> None:
         hashes, size = seq.block_hashes, self.block_size

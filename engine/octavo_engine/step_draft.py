@@ -7,11 +7,14 @@ from octavo_engine.request import Sequence
 
 
 class StepDraft:
-    """Collects one :class:`StepInput`. Ended rows and swaps that no step has carried yet stay for the next one."""
+    """Collects one :class:`StepInput`; ended rows and swaps stay until a step that computes carries them."""
 
     __slots__ = ("block_changes", "copies", "decodes", "ended", "prefills", "starts", "swap_in", "swap_out")
 
     def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
         self.ended: list[int] = []
         self.swap_out: list[tuple[int, int]] = []
         self.swap_in: list[tuple[int, int]] = []
@@ -40,7 +43,8 @@ class StepDraft:
         return not (self.decodes or self.prefills)
 
     def build(self, step_id: int) -> StepInput:
-        return StepInput(
+        """The step, after which the draft is empty."""
+        step = StepInput(
             step_id=step_id,
             ended=self.ended,
             swap_out=self.swap_out,
@@ -50,3 +54,5 @@ class StepDraft:
             starts=self.starts,
             sequences=self.decodes + self.prefills,
         )
+        self._clear()
+        return step
