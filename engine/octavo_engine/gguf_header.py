@@ -1,4 +1,4 @@
-"""The key-value header of a GGUF file, read without its tensors.
+"""The header of a GGUF file: its key-value pairs and where its tensors lie.
 
 The format is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
 Only the header is touched, so a file of many gigabytes opens in milliseconds.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import mmap
 import struct
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from octavo_engine.errors import ModelError
 
-_STRING, _ARRAY = 8, 9
+_STRING, _ARRAY, _UINT64 = 8, 9, 10
+_ALIGNMENT = 32  # of the tensors, where the file does not say
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _U32, _U64, _COUNTS = struct.Struct("<I"), struct.Struct("<Q"), struct.Struct("<IQQ")
 
@@ -49,6 +51,17 @@ class _Cursor:
             return self._array()
         return self._scalars(kind, 1)[0]
 
+    def tensor(self) -> TensorInfo:
+        """A tensor's place; its offset is still relative to the end of the header."""
+        name = self.string()
+        shape = self._scalars(_UINT64, self.uint32())
+        kind = self.uint32()
+        return TensorInfo(name, tuple(reversed(shape)), kind, self._scalars(_UINT64, 1)[0])
+
+    def aligned(self, alignment: int) -> int:
+        """The position, rounded up to ``alignment`` bytes."""
+        return -(-self._at // alignment) * alignment
+
     def _array(self) -> list[Any]:
         kind = self.uint32()
         (count,) = _U64.unpack_from(self._data, self._at)
@@ -64,8 +77,29 @@ class _Cursor:
         return values
 
 
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Where a tensor lies: ``shape`` outermost first, ``kind`` a number of ggml_type, ``offset`` from the file's start."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFHeader:
+    metadata: dict[str, Any]
+    tensors: list[TensorInfo]
+
+
 def read_gguf_header(path: Path) -> dict[str, Any]:
-    """All key-value pairs of the file's header, arrays as lists.
+    """All key-value pairs of the file's header, arrays as lists. Errors: as :func:`read_gguf`."""
+    return read_gguf(path).metadata
+
+
+def read_gguf(path: Path) -> GGUFHeader:
+    """The header's key-value pairs and the places of the tensors.
 
     Errors: :class:`ModelError` when the file is no GGUF file or ends inside its header.
     """
@@ -73,16 +107,19 @@ def read_gguf_header(path: Path) -> dict[str, Any]:
         if file.read(4) != b"GGUF":
             raise ModelError(f"{path} is not a GGUF file: it does not begin with the letters GGUF.")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _read_pairs(_Cursor(data), path)
+            return _read(_Cursor(data), path)
 
 
-def _read_pairs(cursor: _Cursor, path: Path) -> dict[str, Any]:
+def _read(cursor: _Cursor, path: Path) -> GGUFHeader:
     try:
-        version, _tensors, pairs = cursor.counts()
+        version, tensors, pairs = cursor.counts()
         if version not in (2, 3):
             raise ModelError(f"{path} is GGUF version {version}; versions 2 and 3 can be read.")
-        return {cursor.string(): cursor.value(cursor.uint32()) for _ in range(pairs)}
+        metadata = {cursor.string(): cursor.value(cursor.uint32()) for _ in range(pairs)}
+        found = [cursor.tensor() for _ in range(tensors)]
     except (struct.error, KeyError, MemoryError) as error:
         raise ModelError(
             f"{path} is damaged: its header ends too early or is malformed ({error})."
         ) from error
+    start = cursor.aligned(int(metadata.get("general.alignment", _ALIGNMENT)))
+    return GGUFHeader(metadata, [replace(tensor, offset=start + tensor.offset) for tensor in found])
