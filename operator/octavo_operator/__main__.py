@@ -1,0 +1,74 @@
+"""`octavo-operator`: reads its settings from the environment and runs until it is told to end."""
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+
+import kopf
+import uvloop
+
+from octavo_operator import handlers
+from octavo_operator.api_client import Access
+from octavo_operator.controller import running
+from octavo_operator.errors import OctavoError, SettingsError
+from octavo_operator.settings import Settings, read
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Exit with 0 after SIGTERM, with 2 when a setting is wrong."""
+    try:
+        settings = read(os.environ)
+        _log_to_stderr(settings)
+        uvloop.run(run(settings, _connection()))
+    except SettingsError as error:
+        sys.exit(_say(error, 2))
+    except OctavoError as error:
+        sys.exit(_say(error, 1))
+
+
+async def run(settings: Settings, login: kopf.ConnectionInfo) -> None:
+    """The operator's whole life."""
+    async with running(settings, access_by(login)) as controller:
+        await kopf.operator(
+            registry=handlers.registry(controller.store, login),
+            settings=handlers.settings(),
+            clusterwide=not settings.watch_namespaces,
+            namespaces=settings.watch_namespaces,
+        )
+
+
+def access_by(login: kopf.ConnectionInfo) -> Access:
+    """The same access for the operator's own requests."""
+
+    def headers() -> Mapping[str, str]:
+        return (handlers.connection() or login).as_http_headers()
+
+    fixed = login.as_http_headers()
+    renewed = bool(login.token) and login.certificate_path is None and login.certificate_data is None
+    return Access(login.server, login.as_ssl_context(), headers if renewed else lambda: fixed)
+
+
+def _connection() -> kopf.ConnectionInfo:
+    found = handlers.connection()
+    if found is None:
+        raise SettingsError("no cluster: run in a pod with a ServiceAccount, or set KUBECONFIG")
+    return found
+
+
+def _log_to_stderr(settings: Settings) -> None:
+    form = kopf.LogFormat.JSON if settings.log_format == "json" else kopf.LogFormat.FULL
+    kopf.configure(debug=settings.log_level == "debug", log_format=form)
+    logging.getLogger().setLevel(settings.log_level.upper())
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line for every watch event
+
+
+def _say(error: OctavoError, code: int) -> int:
+    print(f"octavo-operator: {error}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The resource, typed: spec in, status out. crds/llmdeployments.octavo.dev.yaml says the same, with the rules."""
+
+from typing import Any
+
+import msgspec
+
+from octavo_operator.names import Key
+
+Passthrough = dict[str, Any]
+"""A part of the Pod or HPA API that is handed on as it is."""
+
+
+class Part(msgspec.Struct, rename="camel", kw_only=True, frozen=True, omit_defaults=True):
+    """Base of all parts: camelCase on the wire, unknown fields ignored."""
+
+
+class Model(Part, frozen=True):
+    source: str
+
+
+class Engine(Part, frozen=True):
+    """Engine settings; None leaves the choice to the engine."""
+
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    block_size: int | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    load_format: str | None = None
+    gpu_memory_utilization: float | None = None
+    swap_space: float | None = msgspec.field(default=None, name="swapSpaceGiB")
+    enable_prefix_caching: bool | None = None
+    enable_chunked_prefill: bool | None = None
+    enforce_eager: bool | None = None
+    preemption_mode: str | None = None
+    scheduling_policy: str | None = None
+    extra_args: list[str] = []
+    env: list[Passthrough] = []
+
+
+class Parallelism(Part, frozen=True):
+    tensor: int = 1
+    pipeline: int = 1
+
+
+class Resources(Part, frozen=True):
+    gpu: int = 0
+    gpu_resource_name: str = "nvidia.com/gpu"
+    cpu: int | str | None = None
+    memory: int | str | None = None
+
+
+class Autoscaling(Part, frozen=True):
+    max_replicas: int
+    min_replicas: int = 1
+    kv_cache_usage: float | None = None
+    queue_depth: int | None = None
+    behavior: Passthrough | None = None
+
+
+class Rollout(Part, frozen=True):
+    max_surge: int | str = 1
+    max_unavailable: int | str = 0
+
+
+class Scheduling(Part, frozen=True):
+    node_selector: dict[str, str] = {}
+    tolerations: list[Passthrough] = []
+    affinity: Passthrough | None = None
+    topology_spread_constraints: list[Passthrough] = []
+    priority_class_name: str | None = None
+    runtime_class_name: str | None = None
+
+
+class TemplateMetadata(Part, frozen=True):
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+class PodTemplate(Part, frozen=True):
+    metadata: TemplateMetadata = TemplateMetadata()
+    env: list[Passthrough] = []
+    volumes: list[Passthrough] = []
+    volume_mounts: list[Passthrough] = []
+    service_account_name: str | None = None
+
+
+class PodDefaults(PodTemplate, frozen=True, forbid_unknown_fields=True):
+    """The operator's own podTemplate, laid under every resource's; a misspelled field is an error."""
+
+
+class Spec(Part, frozen=True):
+    model: Model
+    served_name: str | None = None
+    aliases: list[str] = []
+    engine: Engine = Engine()
+    parallelism: Parallelism | None = None
+    resources: Resources = Resources()
+    replicas: int | None = None
+    autoscaling: Autoscaling | None = None
+    rollout: Rollout = Rollout()
+    drain_seconds: int = 120
+    startup_seconds: int = 1800
+    scheduling: Scheduling = Scheduling()
+    pod_template: PodTemplate = PodTemplate()
+    image: str | None = None
+    image_pull_policy: str | None = None
+    image_pull_secrets: list[Passthrough] = []
+
+
+class Condition(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
+    type: str
+    status: str
+    reason: str
+    message: str
+    last_transition_time: str
+    observed_generation: int = 0
+
+
+class Status(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
+    observed_generation: int = 0
+    replicas: int = 0
+    ready_replicas: int = 0
+    ready: str = ""
+    selector: str = ""
+    conditions: list[Condition] = []
+
+
+class Metadata(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
+    name: str
+    namespace: str
+    uid: str
+    resource_version: str = "0"
+    generation: int = 1
+    deletion_timestamp: str | None = None
+
+
+class LLMDeployment(msgspec.Struct, kw_only=True, frozen=True):
+    """One resource as the API server holds it."""
+
+    metadata: Metadata
+    spec: Spec
+    status: Status = Status()
+
+    @property
+    def key(self) -> Key:
+        return self.metadata.namespace, self.metadata.name
+
+    @property
+    def version(self) -> int:
+        return int(self.metadata.resource_version)
+
+
+def parse(body: Any) -> LLMDeployment:
+    """Return the typed resource of a decoded JSON object.
+
+    Raises:
+        msgspec.ValidationError: the object breaks the schema of the CRD.
+    """
+    return msgspec.convert(body, LLMDeployment)

@@ -1,0 +1,201 @@
+"""The one seam to the API server: what the reconciler reads and writes. In tests fake.FakeCluster stands in."""
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from octavo_operator.api import LLMDeployment, Status, parse
+from octavo_operator.api_client import APPLY, MERGE, ApiClient
+from octavo_operator.errors import AlreadyExistsError, ApiError, NotFoundError
+from octavo_operator.informer import Informer
+from octavo_operator.kinds import CHILDREN, EVENT, POD, RESOURCE
+from octavo_operator.names import Key
+from octavo_operator.observed import Child, Pod, decode_child, decode_pod
+from octavo_operator.plan import Apply, Delete
+
+
+class Cluster(Protocol):
+    """What the reconciler needs. Reads of caches are plain functions, everything else may raise ApiError."""
+
+    def children(self, key: Key) -> dict[str, Child]:
+        """Cached children by kind."""
+
+    def pods(self, key: Key) -> list[Pod]:
+        """Cached engine pods of a resource."""
+
+    async def look_up(self, kind: str, key: Key) -> Child | None:
+        """An object that may not be the operator's, asked for directly."""
+
+    async def resource(self, key: Key) -> LLMDeployment | None:
+        """The resource itself, asked for directly."""
+
+    async def apply(self, write: Apply) -> Child:
+        """Server-side apply, forced; the answer is in the cache afterwards."""
+
+    async def delete(self, write: Delete) -> None:
+        """Delete that very object; its absence is fine."""
+
+    async def patch_status(self, llmd: LLMDeployment, status: Status) -> LLMDeployment:
+        """Merge-patch the status and return the resource as it is then."""
+
+    async def record(self, event: Mapping[str, Any], count: int) -> None:
+        """Create an Event, or count it up where it has been told before."""
+
+
+class ApiCluster:
+    """The real one: caches are informers, which `run` keeps true."""
+
+    def __init__(self, client: ApiClient, namespaces: Iterable[str], changed: Callable[[Key], None]) -> None:
+        self._client = client
+        self._changed = changed
+        scopes = list(namespaces) or [""]
+        self._pods_of: dict[Key, dict[str, Pod]] = {}
+        self._children = {
+            (kind.name, scope): Informer(
+                client, kind.path(scope), _child_decoder(kind.name), self._child_changed
+            )
+            for kind in CHILDREN.values()
+            for scope in scopes
+        }
+        self._pods = {
+            scope: Informer(client, POD.path(scope), decode_pod, self._pod_changed) for scope in scopes
+        }
+        self._scoped = scopes != [""]
+
+    async def run(self) -> None:
+        """Keep the caches true until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for informer in self._informers():
+                group.create_task(informer.run())
+
+    async def synced(self) -> None:
+        """Wait until every cache has been filled once."""
+        for informer in self._informers():
+            await informer.synced.wait()
+
+    @property
+    def is_synced(self) -> bool:
+        return all(i.synced.is_set() for i in self._informers())
+
+    @property
+    def last_heard(self) -> float:
+        """The monotonic time at which the most silent watch was last heard."""
+        return min(i.heard for i in self._informers())
+
+    def children(self, key: Key) -> dict[str, Child]:
+        found = ((kind, self._informer(kind, key).get(key)) for kind in CHILDREN)
+        return {kind: child for kind, child in found if child is not None}
+
+    def pods(self, key: Key) -> list[Pod]:
+        return list(self._pods_of.get(key, {}).values())
+
+    def all_pods(self) -> Iterable[Pod]:
+        """Every engine pod."""
+        for pods in self._pods.values():
+            yield from pods
+
+    async def look_up(self, kind: str, key: Key) -> Child | None:
+        try:
+            path = CHILDREN[kind].path(*key)
+            # Version 0 is answered from the API server's own cache.
+            return decode_child(
+                kind, await self._client.request("GET", path, kind=kind, query={"resourceVersion": "0"})
+            )
+        except NotFoundError:
+            return None
+
+    async def resource(self, key: Key) -> LLMDeployment | None:
+        try:
+            return parse(
+                msgspec.json.decode(
+                    await self._client.request("GET", RESOURCE.path(*key), kind=RESOURCE.name)
+                )
+            )
+        except NotFoundError:
+            return None
+
+    async def apply(self, write: Apply) -> Child:
+        meta = write.manifest["metadata"]
+        key = (meta["namespace"], meta["name"])
+        query = {"fieldManager": write.manager, "force": "true"}
+        path = CHILDREN[write.kind].path(*key)
+        answer = await self._client.request(
+            "PATCH", path, kind=write.kind, body=write.manifest, content_type=APPLY, query=query
+        )
+        child = decode_child(write.kind, answer)
+        self._informer(write.kind, key).learn(key, child)
+        return child
+
+    async def delete(self, write: Delete) -> None:
+        options = {"propagationPolicy": "Background", "preconditions": {"uid": write.uid}}
+        try:
+            path = CHILDREN[write.kind].path(*write.key)
+            await self._client.request("DELETE", path, kind=write.kind, body=options)
+        except NotFoundError:
+            return
+
+    async def patch_status(self, llmd: LLMDeployment, status: Status) -> LLMDeployment:
+        body = {
+            "metadata": {"uid": llmd.metadata.uid},
+            "status": status,
+        }  # never a later resource of that name
+        path = RESOURCE.path(*llmd.key) + "/status"
+        answer = await self._client.request("PATCH", path, kind=RESOURCE.name, body=body, content_type=MERGE)
+        return parse(msgspec.json.decode(answer))
+
+    async def record(self, event: Mapping[str, Any], count: int) -> None:
+        meta = event["metadata"]
+        news = {name: event[name] for name in ("count", "lastTimestamp") if count > 1 or name != "count"}
+        create = functools.partial(
+            self._client.request, "POST", EVENT.path(meta["namespace"]), kind=EVENT.name, body=event
+        )
+        update = functools.partial(
+            self._client.request,
+            "PATCH",
+            EVENT.path(meta["namespace"], meta["name"]),
+            kind=EVENT.name,
+            body=news,
+        )
+        if count == 1:
+            await _first_that(create(), AlreadyExistsError, lambda: update(content_type=MERGE))
+        else:  # the API server forgets events after an hour
+            await _first_that(update(content_type=MERGE), NotFoundError, create)
+
+    def _informers(self) -> Iterator[Informer[Child] | Informer[Pod]]:
+        yield from self._children.values()
+        yield from self._pods.values()
+
+    def _informer(self, kind: str, key: Key) -> Informer[Child]:
+        return self._children[kind, key[0] if self._scoped else ""]
+
+    def _child_changed(self, former: Child | None, present: Child | None) -> None:
+        child = present or former
+        if child is not None and not (present and present.same_as(former)):
+            self._changed(child.key)
+
+    def _pod_changed(self, former: Pod | None, present: Pod | None) -> None:
+        if former is not None:
+            self._pods_of.get(former.key, {}).pop(former.name, None)
+            if not self._pods_of.get(former.key, True):
+                del self._pods_of[former.key]
+        if present is not None:
+            self._pods_of.setdefault(present.key, {})[present.name] = present
+        pod = present or former
+        if pod is not None and not (present and present.same_as(former)):
+            self._changed(pod.key)
+
+
+async def _first_that(
+    one: Awaitable[bytes], unless: type[ApiError], other: Callable[[], Awaitable[bytes]]
+) -> None:
+    try:
+        await one
+    except unless:
+        await other()
+
+
+def _child_decoder(kind: str) -> Callable[[bytes | msgspec.Raw], Child]:
+    return lambda data: decode_child(kind, data)

@@ -1,0 +1,145 @@
+"""What is observed -> conditions as kstatus reads them, and the rest of the status. Pure.
+
+Ready        all wanted pods are of the current spec and answer (or none are wanted)
+Reconciling  the operator and the cluster are on the way to that
+Stalled      they are not, and will not be until a person changes something
+Available    at least one pod answers
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from octavo_operator.api import Condition, LLMDeployment, Status
+from octavo_operator.causes import Cause, worst
+from octavo_operator.desired.meta import selector
+from octavo_operator.observed import Child, DeploymentStatus, Pod
+
+READY, LOADING, ROLLING, SCALED_TO_ZERO = "AllPodsReady", "Loading", "RollingOut", "ScaledToZero"
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """All that a resource's status is made of. `blockers` kept the operator from making a child right."""
+
+    deployment: Child | None
+    pods: Sequence[Pod]
+    template: str  # hash of the pod template that is wanted
+    blockers: Sequence[Cause] = ()
+
+
+def status_of(llmd: LLMDeployment, seen: Seen, now: str) -> Status:
+    """The whole status; equal to the former one, times included, when nothing has changed."""
+    found = seen.deployment.status if seen.deployment else DeploymentStatus()
+    wanted = wanted_replicas(llmd, seen.deployment)
+    return Status(
+        observed_generation=llmd.metadata.generation,
+        replicas=found.replicas,
+        ready_replicas=found.ready_replicas,
+        ready=f"{found.ready_replicas}/{wanted}",
+        selector=",".join(f"{name}={value}" for name, value in selector(llmd.metadata.name).items()),
+        conditions=[_dated(c, llmd, now) for c in conditions(llmd, seen, wanted)],
+    )
+
+
+def wanted_replicas(llmd: LLMDeployment, deployment: Child | None) -> int:
+    """With autoscaling the HPA's choice, as far as the Deployment shows one."""
+    if llmd.spec.autoscaling is None:
+        return 1 if llmd.spec.replicas is None else llmd.spec.replicas
+    shown = deployment.replicas if deployment else None
+    return llmd.spec.autoscaling.min_replicas if shown is None else shown
+
+
+def conditions(llmd: LLMDeployment, seen: Seen, wanted: int) -> list[Condition]:
+    cause = explain(seen, wanted)
+    ready, stalled = cause.reason in (READY, SCALED_TO_ZERO), cause.final
+    available = seen.deployment.status.ready_replicas if seen.deployment else 0
+    return [
+        _condition("Ready", ready, cause.reason, cause.message),
+        _condition("Reconciling", not ready and not stalled, cause.reason, cause.message),
+        _condition("Stalled", stalled, cause.reason, cause.message),
+        _availability(available, cause, wanted),
+    ]
+
+
+def explain(seen: Seen, wanted: int) -> Cause:
+    """The one reason that all conditions give."""
+    if seen.blockers:
+        return next((b for b in seen.blockers if b.final), seen.blockers[0])
+    if seen.deployment is None:
+        return Cause(LOADING, "the Deployment is being created")
+    if is_complete(seen.deployment, wanted):
+        return finished(wanted)
+    current = [pod for pod in seen.pods if pod.template == seen.template]
+    return (
+        worst(current)
+        or refused_pods(seen.deployment)
+        or overdue(seen.deployment)
+        or on_the_way(seen, wanted)
+    )
+
+
+def is_complete(deployment: Child, wanted: int) -> bool:
+    """The Deployment controller has seen this spec, and every pod is a new one and ready."""
+    found = deployment.status
+    counts = (found.replicas, found.updated_replicas, found.ready_replicas)
+    return found.observed_generation >= deployment.generation and all(count == wanted for count in counts)
+
+
+def finished(wanted: int) -> Cause:
+    if wanted == 0:
+        return Cause(SCALED_TO_ZERO, "no pods are wanted: spec.replicas is 0")
+    return Cause(READY, "the pod answers" if wanted == 1 else f"all {wanted} pods answer")
+
+
+def refused_pods(deployment: Child) -> Cause | None:
+    """A quota or an admission rule keeps the ReplicaSet from creating pods."""
+    for condition in deployment.status.conditions:
+        if condition.type == "ReplicaFailure" and condition.status == "True":
+            return Cause("PodsRefused", f"pods cannot be created: {condition.message}")
+    return None
+
+
+def overdue(deployment: Child) -> Cause | None:
+    for condition in deployment.status.conditions:
+        if condition.type == "Progressing" and condition.reason == "ProgressDeadlineExceeded":
+            text = "the pods did not get ready within startupSeconds; see the logs of the pods"
+            return Cause("StartupTimeout", text, final=True)
+    return None
+
+
+def on_the_way(seen: Seen, wanted: int) -> Cause:
+    found = seen.deployment.status if seen.deployment else DeploymentStatus()
+    if found.replicas > found.updated_replicas > 0 or found.updated_replicas < found.ready_replicas:
+        current = f"{found.updated_replicas} of {wanted} pods are of the current spec"
+        return Cause(ROLLING, f"{current}, {found.ready_replicas} answer")
+    if wanted == 1:
+        return Cause(LOADING, "the pod is starting or loading the model")
+    return Cause(
+        LOADING, f"{found.ready_replicas} of {wanted} pods answer, the others are starting or loading"
+    )
+
+
+def _availability(ready: int, cause: Cause, wanted: int) -> Condition:
+    if ready:
+        return _condition("Available", True, "PodsAnswer", f"{ready} of {wanted} pods answer")
+    return _condition("Available", False, cause.reason, cause.message)
+
+
+def _condition(kind: str, holds: bool, reason: str, message: str) -> Condition:
+    status = "True" if holds else "False"
+    return Condition(type=kind, status=status, reason=reason, message=message, last_transition_time="")
+
+
+def _dated(condition: Condition, llmd: LLMDeployment, now: str) -> Condition:
+    """The time of the last change of `status`, which stays when only reason or message change."""
+    former = next((c for c in llmd.status.conditions if c.type == condition.type), None)
+    unchanged = former is not None and former.status == condition.status
+    return msgspec.structs.replace(
+        condition,
+        observed_generation=llmd.metadata.generation,
+        last_transition_time=former.last_transition_time if former and unchanged else now,
+    )
+
+
+def ready_condition(conditions: Iterable[Condition]) -> Condition | None:
+    return next((c for c in conditions if c.type == "Ready"), None)

@@ -1,0 +1,70 @@
+"""Spec -> the command line of `octavo-engine serve`."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from octavo_operator.api import Engine, LLMDeployment, Parallelism, Spec
+from octavo_operator.names import PORT
+
+MODELS_PATH = "/models"
+"""Where the claim of a pvc:// source is mounted."""
+
+_NOT_FLAGS = frozenset({"extra_args", "env"})
+
+
+def arguments(llmd: LLMDeployment) -> list[str]:
+    """All arguments of the engine's container; extraArgs come last and so win."""
+    spec = llmd.spec
+    parallel = parallelism(spec)
+    return [
+        "serve",
+        f"--model={model_argument(spec.model.source)}",
+        *(f"--served-model-name={name}" for name in served_names(llmd)),
+        "--host=0.0.0.0",
+        f"--port={PORT}",
+        f"--drain-timeout={spec.drain_seconds}",
+        *([f"--tensor-parallel-size={parallel.tensor}"] if parallel.tensor > 1 else []),
+        *([f"--pipeline-parallel-size={parallel.pipeline}"] if parallel.pipeline > 1 else []),
+        *engine_flags(spec.engine),
+        *spec.engine.extra_args,
+    ]
+
+
+def served_names(llmd: LLMDeployment) -> list[str]:
+    """Every name a request's `model` may have: the served name first, then aliases, then namespace/name."""
+    spec, meta = llmd.spec, llmd.metadata
+    names = [spec.served_name or meta.name, *spec.aliases, f"{meta.namespace}/{meta.name}"]
+    return list(dict.fromkeys(names))
+
+
+def parallelism(spec: Spec) -> Parallelism:
+    """The parallelism given, or tensor parallelism over all GPUs of the pod."""
+    return spec.parallelism or Parallelism(tensor=max(spec.resources.gpu, 1))
+
+
+def claim(source: str) -> str | None:
+    """The PersistentVolumeClaim that a source names."""
+    return source.removeprefix("pvc://").split("/")[0] if source.startswith("pvc://") else None
+
+
+def model_argument(source: str) -> str:
+    """What the engine is told: a path inside its container, or the package."""
+    if source.startswith("pvc://"):
+        _, _, path = source.removeprefix("pvc://").rstrip("/").partition("/")
+        return f"{MODELS_PATH}/{path}" if path else MODELS_PATH
+    return source.removeprefix("file://")
+
+
+def engine_flags(engine: Engine) -> Iterator[str]:
+    """One flag for each setting that is given, named as the field with dashes."""
+    for field in msgspec.structs.fields(Engine):
+        value = getattr(engine, field.name)
+        if field.name not in _NOT_FLAGS and value is not None:
+            yield _flag(field.name.replace("_", "-"), value)
+
+
+def _flag(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name}={value:g}" if isinstance(value, float) else f"--{name}={value}"

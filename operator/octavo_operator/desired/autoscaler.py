@@ -1,0 +1,36 @@
+"""The HorizontalPodAutoscaler over the child Deployment."""
+
+from octavo_operator.api import Autoscaling, LLMDeployment
+from octavo_operator.desired.meta import Manifest, child
+from octavo_operator.names import KV_CACHE_USAGE, REQUESTS_WAITING
+
+
+def autoscaler(llmd: LLMDeployment, autoscaling: Autoscaling) -> Manifest:
+    """It targets the Deployment and not the resource's own /scale, which writes a field that Git may own."""
+    return child(
+        llmd,
+        "autoscaling/v2",
+        "HorizontalPodAutoscaler",
+        spec={
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": llmd.metadata.name},
+            "minReplicas": autoscaling.min_replicas,
+            "maxReplicas": autoscaling.max_replicas,
+            "metrics": metrics(autoscaling),
+            **({"behavior": autoscaling.behavior} if autoscaling.behavior else {}),
+        },
+    )
+
+
+def metrics(autoscaling: Autoscaling) -> list[Manifest]:
+    """The HPA follows the one that asks for most pods."""
+    found = []
+    if autoscaling.queue_depth is not None:
+        found.append(pods_metric(REQUESTS_WAITING, str(autoscaling.queue_depth)))
+    if autoscaling.kv_cache_usage is not None:
+        found.append(pods_metric(KV_CACHE_USAGE, f"{round(autoscaling.kv_cache_usage * 1000)}m"))
+    return found
+
+
+def pods_metric(name: str, average: str) -> Manifest:
+    target = {"type": "AverageValue", "averageValue": average}
+    return {"type": "Pods", "pods": {"metric": {"name": name}, "target": target}}

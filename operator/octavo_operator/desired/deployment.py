@@ -1,0 +1,34 @@
+"""The Deployment of engine pods."""
+
+from octavo_operator.api import LLMDeployment
+from octavo_operator.desired.meta import Defaults, Manifest, child, selector
+from octavo_operator.desired.pod import pod_template
+from octavo_operator.names import SCALED_BY_ANNOTATION
+
+PROGRESS_MARGIN = 300  # seconds beyond loading for scheduling and pulling the image
+
+
+def deployment(llmd: LLMDeployment, defaults: Defaults) -> Manifest:
+    """Without autoscaling replicas are 1 unless given; with it the field is left to the HPA."""
+    spec = llmd.spec
+    scale = {} if spec.autoscaling else {"replicas": 1 if spec.replicas is None else spec.replicas}
+    return child(
+        llmd,
+        "apps/v1",
+        "Deployment",
+        annotations={SCALED_BY_ANNOTATION: "hpa" if spec.autoscaling else "spec"},
+        spec={
+            **scale,
+            "selector": {"matchLabels": selector(llmd.metadata.name)},
+            "revisionHistoryLimit": 3,
+            "progressDeadlineSeconds": spec.startup_seconds + PROGRESS_MARGIN,
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {
+                    "maxSurge": spec.rollout.max_surge,
+                    "maxUnavailable": spec.rollout.max_unavailable,
+                },
+            },
+            "template": pod_template(llmd, defaults),
+        },
+    )

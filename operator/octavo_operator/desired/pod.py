@@ -1,0 +1,146 @@
+"""Spec -> the engine's pod template."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from octavo_operator.api import LLMDeployment, Passthrough, PodTemplate, Resources, Scheduling, Spec
+from octavo_operator.desired.arguments import MODELS_PATH, arguments, claim
+from octavo_operator.desired.meta import Defaults, Manifest, digest, labels, selector
+from octavo_operator.desired.probes import probes
+from octavo_operator.names import CONTAINER, PORT, PORT_NAME, TEMPLATE_ANNOTATION
+
+USER = 65532
+ENDPOINT_SECONDS = 5
+"""How long a pod that is to end goes on serving, until routers and kube-proxies have seen that it leaves."""
+EXIT_SECONDS = 10
+"""What the engine may take beyond its drain timeout."""
+
+
+def pod_template(llmd: LLMDeployment, defaults: Defaults) -> Manifest:
+    """The Deployment's pod template; its annotation tells pods of this template from older ones."""
+    overlay = merged(defaults.pod, llmd.spec.pod_template)
+    metadata: Manifest = {"labels": {**overlay.metadata.labels, **labels(llmd.metadata.name)}}
+    template = {"metadata": metadata, "spec": pod_spec(llmd, defaults, overlay)}
+    metadata["annotations"] = {**overlay.metadata.annotations}
+    metadata["annotations"][TEMPLATE_ANNOTATION] = digest(template)
+    return template
+
+
+def merged(under: PodTemplate, over: PodTemplate) -> PodTemplate:
+    """`over` laid over `under`: maps by key, lists by name (mounts by path)."""
+    meta_under, meta_over = under.metadata, over.metadata
+    return PodTemplate(
+        metadata=type(meta_over)(
+            labels={**meta_under.labels, **meta_over.labels},
+            annotations={**meta_under.annotations, **meta_over.annotations},
+        ),
+        env=by("name", under.env, over.env),
+        volumes=by("name", under.volumes, over.volumes),
+        volume_mounts=by("mountPath", under.volume_mounts, over.volume_mounts),
+        service_account_name=over.service_account_name or under.service_account_name,
+    )
+
+
+def by(field: str, *lists: Iterable[Passthrough]) -> list[Passthrough]:
+    """The lists' items, of which a later one takes the place of an earlier one with the same `field`."""
+    return list({item[field]: item for items in lists for item in items}.values())
+
+
+def pod_spec(llmd: LLMDeployment, defaults: Defaults, overlay: PodTemplate) -> Manifest:
+    spec = llmd.spec
+    return {
+        "serviceAccountName": overlay.service_account_name or llmd.metadata.name,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": ENDPOINT_SECONDS + spec.drain_seconds + EXIT_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container(llmd, defaults, overlay)],
+        "volumes": [*own_volumes(spec), *overlay.volumes],
+        **({"imagePullSecrets": spec.image_pull_secrets} if spec.image_pull_secrets else {}),
+        **placement(spec.scheduling, llmd.metadata.name),
+    }
+
+
+def container(llmd: LLMDeployment, defaults: Defaults, overlay: PodTemplate) -> Manifest:
+    spec = llmd.spec
+    pull_policy = spec.image_pull_policy or defaults.image_pull_policy
+    return {
+        "name": CONTAINER,
+        "image": image(spec, defaults),
+        **({"imagePullPolicy": pull_policy} if pull_policy else {}),
+        "args": arguments(llmd),
+        "env": by("name", [{"name": "HOME", "value": "/tmp"}], overlay.env, spec.engine.env),
+        "ports": [{"name": PORT_NAME, "containerPort": PORT, "protocol": "TCP"}],
+        "resources": resources(spec.resources),
+        "volumeMounts": [*own_mounts(spec), *overlay.volume_mounts],
+        "lifecycle": {"preStop": {"sleep": {"seconds": ENDPOINT_SECONDS}}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        **probes(spec.startup_seconds),
+    }
+
+
+def image(spec: Spec, defaults: Defaults) -> str:
+    """The resource's image, or the operator's for the hardware that is asked for."""
+    built_in = defaults.engine_cuda_image if spec.resources.gpu else None
+    return spec.image or built_in or defaults.engine_image
+
+
+def resources(wanted: Resources) -> Manifest:
+    """Memory and GPUs are limits too; the CPU is not, since throttling delays every token."""
+    requests = {
+        "cpu": wanted.cpu,
+        "memory": wanted.memory,
+        wanted.gpu_resource_name: wanted.gpu or None,
+    }
+    given = {name: str(amount) for name, amount in requests.items() if amount is not None}
+    limits = {name: amount for name, amount in given.items() if name != "cpu"}
+    return {name: part for name, part in (("requests", given), ("limits", limits)) if part}
+
+
+def own_volumes(spec: Spec) -> list[Manifest]:
+    volumes: list[Manifest] = [
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+    ]
+    if name := claim(spec.model.source):
+        volumes.append({"name": "models", "persistentVolumeClaim": {"claimName": name, "readOnly": True}})
+    return volumes
+
+
+def own_mounts(spec: Spec) -> list[Manifest]:
+    mounts: list[Manifest] = [
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "shm", "mountPath": "/dev/shm"},
+    ]
+    if claim(spec.model.source):
+        mounts.append({"name": "models", "mountPath": MODELS_PATH, "readOnly": True})
+    return mounts
+
+
+def placement(scheduling: Scheduling, name: str) -> Manifest:
+    """Where the pod may run; a spread constraint without selector spreads the pods of this resource."""
+    spread = [
+        {"labelSelector": {"matchLabels": selector(name)}, **c}
+        for c in scheduling.topology_spread_constraints
+    ]
+    parts: dict[str, Any] = {
+        "nodeSelector": scheduling.node_selector,
+        "tolerations": scheduling.tolerations,
+        "affinity": scheduling.affinity,
+        "topologySpreadConstraints": spread,
+        "priorityClassName": scheduling.priority_class_name,
+        "runtimeClassName": scheduling.runtime_class_name,
+    }
+    return {field: part for field, part in parts.items() if part}

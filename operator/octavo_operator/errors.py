@@ -1,0 +1,65 @@
+"""Everything the operator raises on purpose.
+
+OctavoError
+├── SettingsError        a setting of the operator is wrong: it does not start
+└── ApiError             the API server said no
+    ├── UnreachableError      no answer, or a server-side failure: worth trying again
+    ├── NotFoundError         404
+    ├── AlreadyExistsError    a create met an object of that name
+    ├── ExpiredError          410: the watch must start over
+    └── RefusedError          the request itself is not acceptable: a person has to change something
+"""
+
+
+class OctavoError(Exception):
+    """The root; its text is one sentence for a person."""
+
+
+class SettingsError(OctavoError):
+    """A setting has a value that cannot be used."""
+
+
+class ApiError(OctavoError):
+    """An answer of the API server that is not a success."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+
+class UnreachableError(ApiError):
+    """No answer, 429, a conflict, or 5xx."""
+
+
+class NotFoundError(ApiError):
+    """The object, or its namespace, is not there."""
+
+
+class AlreadyExistsError(ApiError):
+    """There is an object of that name."""
+
+
+class ExpiredError(ApiError):
+    """The resource version asked for is no longer known."""
+
+
+class RefusedError(ApiError):
+    """Invalid, forbidden, or denied by admission."""
+
+
+_KINDS: dict[int, type[ApiError]] = {
+    401: UnreachableError,
+    404: NotFoundError,
+    409: UnreachableError,
+    410: ExpiredError,
+    429: UnreachableError,
+}
+
+
+def from_status(status: int, reason: str, message: str) -> ApiError:
+    """Return the error that stands for an HTTP status of the API server."""
+    if reason == "AlreadyExists":
+        return AlreadyExistsError(status, reason, message)
+    kind = _KINDS.get(status, RefusedError if 400 <= status < 500 else UnreachableError)
+    return kind(status, reason, message)

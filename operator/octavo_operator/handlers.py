@@ -1,0 +1,73 @@
+"""kopf's part: process life, login, and the events of LLMDeployments, which only feed the store."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import kopf
+import msgspec
+
+from octavo_operator.api import parse
+from octavo_operator.names import GROUP, PLURAL, VERSION
+from octavo_operator.store import Store
+
+log = logging.getLogger(__name__)
+
+RECHECK_SECONDS = 1.0
+
+
+class Endless:
+    """Seconds between attempts when the API server fails; kopf ends the operator when these end."""
+
+    def __iter__(self) -> Iterator[float]:
+        delay = 0.5
+        while True:
+            yield delay
+            delay = min(delay * 2, 30.0)
+
+
+def registry(store: Store, login: kopf.ConnectionInfo) -> kopf.OperatorRegistry:
+    """A registry of its own: kopf's default one imports the `kubernetes` package where that is installed."""
+    handlers = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=handlers)
+    def log_in(**_: Any) -> kopf.ConnectionInfo:
+        return connection() or login
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
+    async def heard(type: str | None, body: Mapping[str, Any], **_: Any) -> None:  # noqa: A002 - kopf's name
+        feed(store, type, body)
+
+    return handlers
+
+
+def feed(store: Store, kind: str | None, body: Mapping[str, Any]) -> None:
+    """Take one watch event into the store."""
+    try:
+        llmd = parse(dict(body))
+    except msgspec.ValidationError as error:
+        name = body.get("metadata", {}).get("name")
+        log.error("LLMDeployment %s does not fit the operator's schema, is its CRD current? %s", name, error)
+        return
+    if kind == "DELETED":
+        store.remove(llmd)
+    else:
+        store.put(llmd)
+
+
+def settings() -> kopf.OperatorSettings:
+    """kopf without annotations, finalizers, events and peering, and without giving up."""
+    chosen = kopf.OperatorSettings()
+    chosen.posting.enabled = False
+    chosen.peering.standalone = True
+    chosen.scanning.disabled = True
+    chosen.networking.error_backoffs = Endless()
+    chosen.queueing.idle_timeout = 0.1
+    chosen.watching.server_timeout = 300
+    return chosen
+
+
+def connection() -> kopf.ConnectionInfo | None:
+    """The cluster of KUBECONFIG when that is set, else the one this pod runs in."""
+    chosen = kopf.OperatorSettings()
+    return kopf.login_with_kubeconfig(settings=chosen) or kopf.login_with_service_account(settings=chosen)

@@ -1,0 +1,40 @@
+"""The operator's own HTTP: /healthz, /readyz and /metrics."""
+
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+
+from octavo_operator.telemetry import Telemetry
+
+MOST_SILENT = (
+    300.0  # seconds; a watch gets a bookmark about once a minute, and reconnects after 100 s without one
+)
+
+
+def application(
+    telemetry: Telemetry, is_synced: Callable[[], bool], last_heard: Callable[[], float]
+) -> web.Application:
+    """`last_heard` is the monotonic time at which the most silent watch was last heard."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        silent = time.monotonic() - last_heard()
+        if is_synced() and silent > MOST_SILENT:
+            return web.Response(status=503, text=f"a watch has been silent for {silent:.0f} s\n")
+        return web.Response(text="ok\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        return (
+            web.Response(text="ok\n")
+            if is_synced()
+            else web.Response(status=503, text="caches are being filled\n")
+        )
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(
+            body=telemetry.exposition(), headers={"Content-Type": "text/plain; version=0.0.4"}
+        )
+
+    app = web.Application()
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    return app

@@ -1,0 +1,153 @@
+"""A watch that keeps a cache of one kind true: it never ends, and it never forgets what has vanished."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from octavo_operator.api_client import ApiClient
+from octavo_operator.errors import ApiError, ExpiredError
+from octavo_operator.names import DEPLOYMENT_LABEL, MANAGED_BY, MANAGED_BY_LABEL
+from octavo_operator.work_queue import delay_after
+
+log = logging.getLogger(__name__)
+
+SELECTOR = f"{MANAGED_BY_LABEL}={MANAGED_BY},{DEPLOYMENT_LABEL}"
+SILENCE = 100.0  # seconds; bookmarks come about once a minute
+LONGEST = 300  # seconds after which the server ends a watch
+INITIAL_END = "k8s.io/initial-events-end"
+
+
+class Versioned(Protocol):
+    @property
+    def version(self) -> int: ...
+
+
+T = TypeVar("T", bound=Versioned)
+
+
+class _Event(msgspec.Struct, gc=False):
+    type: str
+    object: msgspec.Raw
+
+
+class _Meta(msgspec.Struct, rename="camel", gc=False):
+    name: str = ""
+    namespace: str = ""
+    resource_version: str = "0"
+    annotations: dict[str, str] = {}
+
+
+class _Object(msgspec.Struct, gc=False):
+    metadata: _Meta = msgspec.field(default_factory=_Meta)
+    code: int = 0
+    message: str = ""
+
+
+Name = tuple[str, str]
+Changed = Callable[[T | None, T | None], None]
+"""Called with the former and the present object; None is absence."""
+
+_event_decoder = msgspec.json.Decoder(_Event)
+_object_decoder = msgspec.json.Decoder(_Object)
+
+
+class Informer(Generic[T]):
+    """Objects of one collection that carry the operator's labels, by namespace and name."""
+
+    def __init__(
+        self, client: ApiClient, path: str, decode: Callable[[bytes | msgspec.Raw], T], changed: Changed[T]
+    ) -> None:
+        self._client = client
+        self._path = path
+        self._decode = decode
+        self._changed = changed
+        self._objects: dict[Name, T] = {}
+        self._version = 0
+        self._streamed: set[Name] | None = None  # names of the initial events, until their end
+        self.synced = asyncio.Event()
+        self.heard = time.monotonic()
+
+    def get(self, name: Name) -> T | None:
+        return self._objects.get(name)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._objects.values())
+
+    def learn(self, name: Name, found: T) -> None:
+        """Take in the answer to an own write, unless the watch is past it already."""
+        if found.version > self._version:
+            self._objects[name] = found
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        failures = 0
+        while True:
+            try:
+                await self._watch()
+                failures = 0
+            except ExpiredError:
+                self._version = 0
+            except (ApiError, msgspec.MsgspecError) as error:
+                log.warning("watch of %s: %s", self._path, error)
+                await asyncio.sleep(delay_after(failures) * random.uniform(0.5, 1))
+                failures += 1
+
+    async def _watch(self) -> None:
+        async with self._client.lines(self._path, self._query(), SILENCE) as lines:
+            await self._follow(lines)
+
+    def _query(self) -> dict[str, str]:
+        query = {
+            "watch": "1",
+            "labelSelector": SELECTOR,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(random.randint(LONGEST // 2, LONGEST)),
+        }
+        if self._version:
+            return {**query, "resourceVersion": str(self._version)}
+        self._streamed = set()
+        return {**query, "sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
+
+    async def _follow(self, lines: AsyncIterator[bytes]) -> None:
+        async for line in lines:
+            if line:
+                self._take(_event_decoder.decode(line))
+                self.heard = time.monotonic()
+
+    def _take(self, event: _Event) -> None:
+        head = _object_decoder.decode(event.object)
+        if event.type == "ERROR":
+            raise ExpiredError(head.code, "Expired", head.message)
+        meta = head.metadata
+        if event.type == "BOOKMARK":
+            if meta.annotations.get(INITIAL_END) == "true":
+                self._end_of_initial_events()
+        elif event.type == "DELETED":
+            self._put((meta.namespace, meta.name), None)
+        else:
+            self._put((meta.namespace, meta.name), self._decode(event.object))
+        self._version = (
+            max(self._version, int(meta.resource_version)) if self._streamed is None else self._version
+        )
+
+    def _put(self, name: Name, found: T | None) -> None:
+        former = self._objects.get(name)
+        if found is None:
+            self._objects.pop(name, None)
+        elif former is None or found.version >= former.version:
+            self._objects[name] = found
+        if self._streamed is not None and found is not None:
+            self._streamed.add(name)
+        self._changed(former, self._objects.get(name))
+
+    def _end_of_initial_events(self) -> None:
+        """What the cache has and the server did not stream has vanished while nobody watched."""
+        streamed, self._streamed = self._streamed or set(), None
+        for name in [n for n in self._objects if n not in streamed]:
+            self._put(name, None)
+        self.synced.set()

@@ -1,0 +1,224 @@
+"""What is observed: children and pods, decoded to the little that is looked at."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from octavo_operator.names import (
+    DEPLOYMENT_LABEL,
+    HASH_ANNOTATION,
+    MANAGED_BY,
+    MANAGED_BY_LABEL,
+    SCALED_BY_ANNOTATION,
+    TEMPLATE_ANNOTATION,
+    Key,
+)
+
+
+class Wire(msgspec.Struct, rename="camel", kw_only=True, frozen=True, gc=False):
+    """Base of what is decoded from the API server's JSON; whatever is not named is skipped."""
+
+
+class Owner(Wire, frozen=True):
+    uid: str
+    controller: bool = False
+
+
+class Meta(Wire, frozen=True):
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = "0"
+    generation: int = 0
+    deletion_timestamp: str | None = None
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    owner_references: list[Owner] = []
+
+
+class DeploymentCondition(Wire, frozen=True):
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+
+
+class DeploymentStatus(Wire, frozen=True):
+    observed_generation: int = 0
+    replicas: int = 0
+    updated_replicas: int = 0
+    ready_replicas: int = 0
+    available_replicas: int = 0
+    conditions: list[DeploymentCondition] = []
+
+
+class Child(msgspec.Struct, kw_only=True, frozen=True, gc=False):
+    """One child; `content` is JSON of the parts that are compared with what is desired."""
+
+    kind: str
+    key: Key
+    uid: str
+    version: int
+    generation: int = 0
+    owner_uid: str | None = None  # of the controller
+    labelled: bool = True
+    hash: str = ""
+    scaled_by: str = ""
+    leaving: bool = False
+    replicas: int | None = None
+    status: DeploymentStatus = DeploymentStatus()
+    content: bytes = b"{}"
+
+    def is_of(self, uid: str) -> bool:
+        """Owned by that resource, or left behind without an owner by a former one."""
+        return self.owner_uid == uid or (self.owner_uid is None and self.labelled)
+
+    def compared(self) -> dict[str, Any]:
+        found: dict[str, Any] = msgspec.json.decode(self.content)
+        return found
+
+    def same_as(self, other: "Child | None") -> bool:
+        """Equal but for the version: nothing that is looked at has changed."""
+        return other is not None and msgspec.structs.replace(self, version=other.version) == other
+
+
+class _ChildObject(Wire, frozen=True):
+    metadata: Meta
+    spec: msgspec.Raw = msgspec.Raw(b"{}")
+    status: msgspec.Raw = msgspec.Raw(b"{}")
+    automount_service_account_token: bool | None = None
+
+
+class _Scale(Wire, frozen=True):
+    replicas: int | None = None
+
+
+_child_decoder = msgspec.json.Decoder(_ChildObject)
+_scale_decoder = msgspec.json.Decoder(_Scale)
+_status_decoder = msgspec.json.Decoder(DeploymentStatus)
+_encoder = msgspec.json.Encoder()
+
+
+def decode_child(kind: str, data: bytes | msgspec.Raw) -> Child:
+    """Return the child of an API object's JSON."""
+    found = _child_decoder.decode(data)
+    meta = found.metadata
+    content = {
+        "metadata": {"labels": meta.labels},
+        "spec": found.spec,
+        "automountServiceAccountToken": found.automount_service_account_token,
+    }
+    scaled = kind == "Deployment"
+    return Child(
+        kind=kind,
+        key=(meta.namespace, meta.name),
+        uid=meta.uid,
+        version=int(meta.resource_version),
+        generation=meta.generation,
+        owner_uid=next((o.uid for o in meta.owner_references if o.controller), None),
+        labelled=meta.labels.get(DEPLOYMENT_LABEL) == meta.name
+        and meta.labels.get(MANAGED_BY_LABEL) == MANAGED_BY,
+        hash=meta.annotations.get(HASH_ANNOTATION, ""),
+        scaled_by=meta.annotations.get(SCALED_BY_ANNOTATION, ""),
+        leaving=meta.deletion_timestamp is not None,
+        replicas=_scale_decoder.decode(found.spec).replicas if scaled else None,
+        status=_status_decoder.decode(found.status) if scaled else DeploymentStatus(),
+        content=_encoder.encode(content),
+    )
+
+
+class Terminated(Wire, frozen=True):
+    exit_code: int = 0
+    reason: str = ""
+    message: str = ""
+
+
+class Waiting(Wire, frozen=True):
+    reason: str = ""
+    message: str = ""
+
+
+class ContainerState(Wire, frozen=True):
+    waiting: Waiting | None = None
+    running: dict[str, Any] | None = None
+    terminated: Terminated | None = None
+
+
+class ContainerStatus(Wire, frozen=True):
+    name: str
+    ready: bool = False
+    restart_count: int = 0
+    image: str = ""
+    state: ContainerState = ContainerState()
+    last_state: ContainerState = ContainerState()
+
+
+class PodCondition(Wire, frozen=True):
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+
+
+class PodStatus(Wire, frozen=True):
+    phase: str = ""
+    reason: str = ""
+    message: str = ""
+    pod_ip: str = msgspec.field(default="", name="podIP")
+    conditions: list[PodCondition] = []
+    container_statuses: list[ContainerStatus] = []
+    init_container_statuses: list[ContainerStatus] = []
+
+
+class Pod(msgspec.Struct, kw_only=True, frozen=True, gc=False):
+    """One engine pod."""
+
+    name: str
+    namespace: str
+    deployment: str
+    version: int = 0
+    template: str = ""
+    leaving: bool = False
+    status: PodStatus = PodStatus()
+
+    @property
+    def key(self) -> Key:
+        """Of the resource it serves."""
+        return self.namespace, self.deployment
+
+    @property
+    def ready(self) -> bool:
+        return not self.leaving and any(
+            c.type == "Ready" and c.status == "True" for c in self.status.conditions
+        )
+
+    def same_as(self, other: "Pod | None") -> bool:
+        return other is not None and msgspec.structs.replace(self, version=other.version) == other
+
+
+class _PodObject(Wire, frozen=True):
+    metadata: Meta
+    status: PodStatus = PodStatus()
+
+
+_pod_decoder = msgspec.json.Decoder(_PodObject)
+
+
+def decode_pod(data: bytes | msgspec.Raw) -> Pod:
+    """Return the pod of an API object's JSON."""
+    found = _pod_decoder.decode(data)
+    meta = found.metadata
+    return Pod(
+        name=meta.name,
+        namespace=meta.namespace,
+        deployment=meta.labels.get(DEPLOYMENT_LABEL, ""),
+        version=int(meta.resource_version),
+        template=meta.annotations.get(TEMPLATE_ANNOTATION, ""),
+        leaving=meta.deletion_timestamp is not None,
+        status=found.status,
+    )
+
+
+Children = Mapping[str, Child]
+"""The children of one resource by kind."""

@@ -1,0 +1,124 @@
+"""What is desired and what is observed -> the few writes that are needed. Pure: nothing here acts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from octavo_operator.api import LLMDeployment
+from octavo_operator.compare import is_part
+from octavo_operator.desired.meta import Manifest
+from octavo_operator.names import FIELD_MANAGER, HASH_ANNOTATION, SCALE_MANAGER, Key
+from octavo_operator.observed import Child, Children
+
+
+class Apply(msgspec.Struct, frozen=True):
+    """Server-side apply of a manifest, forced."""
+
+    manifest: Manifest
+    manager: str = FIELD_MANAGER
+    repairs: bool = False  # the child was right once and was changed or deleted by somebody
+
+    @property
+    def kind(self) -> str:
+        return str(self.manifest["kind"])
+
+
+class Delete(msgspec.Struct, frozen=True):
+    """Deletion of a child that is no longer wanted, and of no other object of that name."""
+
+    kind: str
+    key: Key
+    uid: str
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """The writes, `first` before the others, and what stands in their way.
+
+    A name in `taken` belongs to somebody else, one in `awaited` to an object that is being deleted.
+    """
+
+    first: tuple[Apply, ...] = ()
+    applies: tuple[Apply, ...] = ()
+    deletes: tuple[Delete, ...] = ()
+    taken: tuple[str, ...] = ()
+    awaited: tuple[str, ...] = ()
+
+    @property
+    def writes(self) -> int:
+        return len(self.first) + len(self.applies) + len(self.deletes)
+
+
+def plan(
+    llmd: LLMDeployment, desired: Sequence[Manifest], observed: Children, settled: frozenset[str]
+) -> Plan:
+    """Compare each desired child with the observed one of its kind.
+
+    `settled` are the kinds whose last apply came back in another shape (rewritten by the API server or a
+    webhook) and that nobody has changed since: applying them again would change nothing.
+    """
+    wanted = {str(m["kind"]): m for m in desired}
+    uid = llmd.metadata.uid
+    own = {kind: child for kind, child in observed.items() if child.is_of(uid) and not child.leaving}
+    blocked = {kind: child for kind, child in observed.items() if kind in wanted and kind not in own}
+    due = [
+        m for kind, m in wanted.items() if kind not in blocked and is_due(m, own.get(kind), kind in settled)
+    ]
+    reconciled_before = llmd.status.observed_generation == llmd.metadata.generation
+    return Plan(
+        first=tuple(hand_over(llmd, wanted.get("Deployment"), own.get("Deployment"))),
+        applies=tuple(Apply(m, repairs=is_repair(m, own.get(m["kind"]), reconciled_before)) for m in due),
+        deletes=tuple(
+            Delete(kind, c.key, c.uid) for kind, c in own.items() if kind not in wanted and c.owner_uid == uid
+        ),
+        taken=tuple(kind for kind, child in blocked.items() if not child.leaving),
+        awaited=tuple(kind for kind, child in blocked.items() if child.leaving),
+    )
+
+
+def is_due(manifest: Manifest, child: Child | None, settled: bool) -> bool:
+    """A child is right when its hash matches and what is desired is a part of it."""
+    if child is None or child.hash != hash_of(manifest) or child.owner_uid is None:
+        return True
+    return not (settled or is_part(compared(manifest), child.compared()))
+
+
+def is_repair(manifest: Manifest, child: Child | None, reconciled_before: bool) -> bool:
+    """True when the write undoes somebody's change; a changed spec is no repair."""
+    if child is None:
+        return reconciled_before
+    return child.hash == hash_of(manifest)
+
+
+def hash_of(manifest: Manifest) -> str:
+    return str(manifest["metadata"]["annotations"][HASH_ANNOTATION])
+
+
+def compared(manifest: Manifest) -> dict[str, Any]:
+    """The parts of a manifest that Child.compared holds as well."""
+    return {
+        "metadata": {"labels": manifest["metadata"]["labels"]},
+        "spec": manifest.get("spec"),
+        "automountServiceAccountToken": manifest.get("automountServiceAccountToken"),
+    }
+
+
+def hand_over(llmd: LLMDeployment, manifest: Manifest | None, child: Child | None) -> list[Apply]:
+    """Keep the replicas there are when the HPA takes over from the spec.
+
+    A field that its last manager lets go of falls back to its default: 3 replicas would become 1. So a second
+    manager takes it first. The HPA leaves a Deployment of 0 replicas alone, so that one is woken the same way.
+    """
+    autoscaling = llmd.spec.autoscaling
+    if manifest is None or child is None or not autoscaling:
+        return []
+    replicas = child.replicas or 0
+    if child.scaled_by == "hpa" and replicas > 0:
+        return []
+    scale = {
+        "apiVersion": manifest["apiVersion"],
+        "kind": manifest["kind"],
+        "metadata": {name: manifest["metadata"][name] for name in ("name", "namespace")},
+        "spec": {"replicas": max(replicas, autoscaling.min_replicas)},
+    }
+    return [Apply(scale, SCALE_MANAGER)]

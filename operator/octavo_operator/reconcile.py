@@ -1,0 +1,198 @@
+"""One resource brought to its spec: read, plan, act, write the status. What has happened does not matter."""
+
+import asyncio
+import datetime
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from octavo_operator.api import LLMDeployment, Status
+from octavo_operator.causes import Cause
+from octavo_operator.cluster import Cluster
+from octavo_operator.compare import is_part
+from octavo_operator.conditions import READY, Seen, ready_condition, status_of
+from octavo_operator.desired.children import children
+from octavo_operator.desired.meta import Defaults, Manifest
+from octavo_operator.errors import ApiError, NotFoundError, RefusedError
+from octavo_operator.events import Recorder, Type
+from octavo_operator.names import FIELD_MANAGER, TEMPLATE_ANNOTATION, Key
+from octavo_operator.observed import Child
+from octavo_operator.plan import Apply, Plan, compared, plan
+from octavo_operator.store import Store
+from octavo_operator.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+_QUIET = frozenset({"Loading", "RollingOut", "ScaledToZero"})
+"""Reasons that are no news to a person who watches the status."""
+
+
+class Reconciler:
+    """Works on one resource at a time; WorkQueue sees to it that no two workers have the same."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        store: Store,
+        defaults: Defaults,
+        telemetry: Telemetry,
+        now: Callable[[], datetime.datetime],
+    ) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._defaults = defaults
+        self._telemetry = telemetry
+        self._now = now
+        self._recorder = Recorder(cluster, now)
+        self._settled: dict[
+            tuple[str, Key], tuple[str, int]
+        ] = {}  # hash and generation of answers in another shape
+
+    async def reconcile(self, key: Key) -> bool:
+        """Return False when the key is to come back later."""
+        with self._telemetry.reconcile_seconds.time():
+            try:
+                done = await self._reconcile(key)
+            except ApiError as error:
+                log.warning("%s/%s: %s", *key, error)
+                done = False
+            except Exception:
+                log.exception("%s/%s: this is a defect of the operator", *key)
+                done = False
+        self._telemetry.reconciles.labels("done" if done else "retry").inc()
+        return done
+
+    async def _reconcile(self, key: Key) -> bool:
+        llmd = self._store.get(key)
+        if llmd is None or llmd.metadata.deletion_timestamp:
+            self._forget(key)  # the garbage collector removes the children
+            return True
+        desired = children(llmd, self._defaults)
+        todo = await self._plan(llmd, desired)
+        if todo is None:
+            return True
+        blockers = [*_blocked(todo), *await self._act(llmd, todo)]
+        await self._report(llmd, desired, blockers)
+        return not blockers
+
+    async def _plan(self, llmd: LLMDeployment, desired: Sequence[Manifest]) -> Plan | None:
+        """None when the resource is gone and the cache has not heard of it."""
+        observed = self._cluster.children(llmd.key)
+        missing = [str(m["kind"]) for m in desired if m["kind"] not in observed]
+        if missing:
+            if not await self._still_there(llmd):
+                return None
+            found = await asyncio.gather(*(self._cluster.look_up(kind, llmd.key) for kind in missing))
+            observed |= {child.kind: child for child in found if child is not None}
+        return plan(llmd, desired, observed, self._settled_kinds(observed.values()))
+
+    async def _still_there(self, llmd: LLMDeployment) -> bool:
+        """A child that has vanished may be the first sign of its owner's deletion."""
+        if not llmd.status.observed_generation:
+            return True
+        found = await self._cluster.resource(llmd.key)
+        if (
+            found is not None
+            and found.metadata.uid == llmd.metadata.uid
+            and not found.metadata.deletion_timestamp
+        ):
+            return True
+        self._store.remove(llmd)
+        return False
+
+    async def _act(self, llmd: LLMDeployment, todo: Plan) -> list[Cause]:
+        """Carry the plan out; return what the API server does not accept."""
+        for write in todo.first:
+            await self._cluster.apply(write)
+        results = await asyncio.gather(
+            *(self._apply(write) for write in todo.applies),
+            *(self._cluster.delete(write) for write in todo.deletes),
+            return_exceptions=True,
+        )
+        failed = [r for r in results if isinstance(r, BaseException) and not isinstance(r, RefusedError)]
+        if failed:
+            raise failed[0]
+        await self._tell_repairs(llmd, todo.applies)
+        refused = zip(todo.applies, results, strict=False)
+        return [_refusal(write, error) for write, error in refused if isinstance(error, RefusedError)]
+
+    async def _apply(self, write: Apply) -> None:
+        child = await self._cluster.apply(write)
+        if write.manager == FIELD_MANAGER:
+            if is_part(compared(write.manifest), child.compared()):
+                self._settled.pop((child.kind, child.key), None)
+            else:
+                self._settled[child.kind, child.key] = (child.hash, child.generation)
+
+    def _settled_kinds(self, observed: Iterable[Child]) -> frozenset[str]:
+        """Kinds without a generation (Service, ServiceAccount) settle for good, until their spec changes."""
+        return frozenset(
+            c.kind for c in observed if self._settled.get((c.kind, c.key)) == (c.hash, c.generation)
+        )
+
+    async def _report(
+        self, llmd: LLMDeployment, desired: Sequence[Manifest], blockers: Sequence[Cause]
+    ) -> None:
+        """Write the status if it differs, and tell what is news."""
+        seen = Seen(
+            deployment=self._cluster.children(llmd.key).get("Deployment"),
+            pods=self._cluster.pods(llmd.key),
+            template=_template(desired),
+            blockers=blockers,
+        )
+        status = status_of(llmd, seen, self._now().strftime("%Y-%m-%dT%H:%M:%SZ"))
+        if status == llmd.status:
+            return
+        try:
+            self._store.put(await self._cluster.patch_status(llmd, status))
+        except NotFoundError:  # deleted meanwhile
+            return
+        await self._tell_reason(llmd, status)
+
+    async def _tell_reason(self, llmd: LLMDeployment, status: Status) -> None:
+        present, former = ready_condition(status.conditions), ready_condition(llmd.status.conditions)
+        if present is None or present.reason in _QUIET or (former and former.reason == present.reason):
+            return
+        kind: Type = "Normal" if present.reason == READY else "Warning"
+        await self._tell(llmd, kind, present.reason, present.message)
+
+    async def _tell_repairs(self, llmd: LLMDeployment, applies: Iterable[Apply]) -> None:
+        for kind in (write.kind for write in applies if write.repairs):
+            await self._tell(
+                llmd,
+                "Warning",
+                "Repaired",
+                f"{kind} {llmd.metadata.name} was changed or deleted by somebody else and has been put right",
+            )
+
+    async def _tell(self, llmd: LLMDeployment, kind: Type, reason: str, message: str) -> None:
+        try:
+            await self._recorder.tell(llmd, kind, reason, message)
+        except ApiError as error:  # the status says it too
+            log.warning("%s/%s: event %s not recorded: %s", *llmd.key, reason, error)
+
+    def _forget(self, key: Key) -> None:
+        for settled in [s for s in self._settled if s[1] == key]:
+            del self._settled[settled]
+
+
+def _template(desired: Sequence[Manifest]) -> str:
+    deployment = next(m for m in desired if m["kind"] == "Deployment")
+    return str(deployment["spec"]["template"]["metadata"]["annotations"][TEMPLATE_ANNOTATION])
+
+
+def _blocked(todo: Plan) -> list[Cause]:
+    taken = [
+        Cause(
+            "NameTaken",
+            f"a {kind} of this name exists and is not owned by this resource: delete or rename it",
+            final=True,
+        )
+        for kind in todo.taken
+    ]
+    return taken + [
+        Cause("Replacing", f"the former {kind} of this name is being deleted") for kind in todo.awaited
+    ]
+
+
+def _refusal(write: Apply, error: RefusedError) -> Cause:
+    return Cause("ChildRefused", f"{write.kind} was refused: {error}", final=True)

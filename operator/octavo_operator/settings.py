@@ -1,0 +1,102 @@
+"""The operator's settings, read once from the environment."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+import yaml
+
+from octavo_operator.api import PodDefaults, PodTemplate
+from octavo_operator.desired.meta import Defaults
+from octavo_operator.errors import SettingsError
+
+PREFIX = "OCTAVO_"
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["json", "text"]
+PullPolicy = Literal["", "Always", "IfNotPresent", "Never"]
+
+_SWITCH = {"true": True, "1": True, "false": False, "0": False}
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """docs/operator.md tells what each is for; in the environment it is OCTAVO_ and the field in capitals."""
+
+    engine_image: str
+    engine_cuda_image: str = ""
+    engine_image_pull_policy: PullPolicy = ""
+    namespace: str = "octavo-system"
+    watch_namespaces: tuple[str, ...] = ()
+    pod_defaults: str = ""
+    metrics_api: bool = True
+    service_name: str = "octavo-operator"
+    http_port: int = 8080
+    metrics_port: int = 6443
+    bind_address: str = "0.0.0.0"
+    workers: int = 32
+    log_level: LogLevel = "info"
+    log_format: LogFormat = "text"
+
+
+def read(environment: Mapping[str, str]) -> Settings:
+    """Return the settings of an environment; names it does not know are left alone.
+
+    Raises:
+        SettingsError: one is missing or has a value that cannot be used.
+    """
+    given = {
+        field.name: _parsed(PREFIX + field.name.upper(), field.type, environment[PREFIX + field.name.upper()])
+        for field in msgspec.structs.fields(Settings)
+        if PREFIX + field.name.upper() in environment
+    }
+    if not given.get("engine_image"):
+        raise SettingsError(
+            "OCTAVO_ENGINE_IMAGE is not set: name the engine's image, such as octavo-engine:0.1.0"
+        )
+    return Settings(**given)
+
+
+def _parsed(name: str, kind: Any, text: str) -> Any:
+    choices = get_args(kind)
+    if kind is bool:
+        return _one_of(name, _SWITCH, text.lower())
+    if kind is int:
+        if not text.isdecimal():
+            raise SettingsError(f"{name} is {text!r}: give a number")
+        return int(text)
+    if kind == tuple[str, ...]:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    return _one_of(name, {str(c): c for c in choices}, text) if choices else text
+
+
+def _one_of(name: str, choices: Mapping[str, Any], text: str) -> Any:
+    if text not in choices:
+        raise SettingsError(f"{name} is {text!r}: give one of {', '.join(c for c in choices if c)}")
+    return choices[text]
+
+
+def defaults(settings: Settings) -> Defaults:
+    """What the settings say of every resource.
+
+    Raises:
+        SettingsError: the file of pod defaults cannot be read.
+    """
+    return Defaults(
+        engine_image=settings.engine_image,
+        engine_cuda_image=settings.engine_cuda_image or None,
+        image_pull_policy=settings.engine_image_pull_policy or None,
+        pod=pod_defaults(settings.pod_defaults),
+    )
+
+
+def pod_defaults(path: str) -> PodTemplate:
+    """Read the podTemplate that lies under every resource's own; no path means none."""
+    if not path:
+        return PodTemplate()
+    try:
+        return msgspec.convert(yaml.safe_load(Path(path).read_text()) or {}, PodDefaults)
+    except (OSError, yaml.YAMLError, msgspec.ValidationError) as error:
+        raise SettingsError(
+            f"OCTAVO_POD_DEFAULTS: {path} cannot be used as a podTemplate: {error}"
+        ) from error
