@@ -66,9 +66,9 @@ def base_layer(say: Callable[[str], None]) -> Path:
 def compile_bytecode(root: Path, folder: Path, at: str) -> None:
     """Compile the Python files of `folder` with the base's own Python, as if `folder` were at `at` in it.
 
-    Pods cannot write bytecode, and would compile everything again at every start. The compiled files are taken as
-    valid without a look at the sources, since times in a layer are zero. What cannot be compiled (templates for
-    other versions of Python) stays as it is.
+    Pods cannot write bytecode, and would compile everything again at every start. The compiled files are
+    taken as valid without a look at the sources, since times in a layer are zero. What cannot be compiled
+    (templates for other versions of Python) stays as it is.
     """
     script = """
         if [ "$FOLDER" != "$ROOT$AT" ]; then mkdir -p "$ROOT$AT"; mount --bind "$FOLDER" "$ROOT$AT"; fi

@@ -31,7 +31,8 @@ def key_of(parts: Iterable[bytes | str]) -> str:
 def made_once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     """The file or folder `KIND/KEY` of the cache, made when it is not there.
 
-    `make` makes it at the path it is given. What it leaves is moved into place as a whole, and only one process makes it at a time.
+    `make` makes it at the path it is given. What it leaves is moved into place as a whole, and only one
+    process makes it at a time.
     """
     kept = cache_root() / kind / key
     if kept.exists():

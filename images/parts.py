@@ -148,6 +148,6 @@ class Part:
 OPERATOR = Part("octavo-operator", "operator", ("operator",))
 ROUTER = Part("octavo-router", "router", ("router",))
 ENGINE = Part("octavo-engine", "engine", ("engine", "models"))
-# The engine without its libraries (5 GB): the nodes of a local cluster mount them from a folder of this machine.
+# The engine without its libraries (5 GB): a local cluster's nodes mount them from a folder of this machine.
 ENGINE_THIN = Part("octavo-engine-thin", "engine", ("engine", "models"), with_site=False)
 PARTS = {part.name: part for part in (OPERATOR, ROUTER, ENGINE, ENGINE_THIN)}

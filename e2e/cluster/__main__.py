@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 from e2e.cluster.cluster import Cluster
+from e2e.cluster.container_parts import container_parts
 from e2e.cluster.errors import ClusterError
-from e2e.cluster.go_programs import BUILDS, program
-from images.cache import cache_root
+from e2e.cluster.go_programs import linked_programs
 from images.errors import BuildError
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
@@ -46,23 +46,13 @@ def print_kubeconfig(name: Name = "demo") -> None:
 
 @app.command()
 def binaries() -> None:
-    """Build all programs that are not in the cache, link them into one folder, and print the folder."""
-    print(link_programs())
+    """Build and fetch all that `up` needs, so that it works without a network; print the programs' folder."""
 
+    def say(text: str) -> None:
+        print(text, file=sys.stderr)
 
-def link_programs() -> Path:
-    """The folder with links to all programs, for a PATH; builds what is missing.
-
-    Raises:
-        ClusterError: Go is missing or a build failed.
-    """
-    folder = cache_root() / "bin"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (name for build in BUILDS for name in build.programs):
-        link = folder / name
-        link.unlink(missing_ok=True)
-        link.symlink_to(program(name, say=lambda text: print(text, file=sys.stderr)))
-    return folder
+    container_parts(say)
+    print(linked_programs(say))
 
 
 def main() -> None:

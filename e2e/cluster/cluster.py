@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import urllib.request
 from collections.abc import Callable, Iterable, Sequence
@@ -85,6 +86,25 @@ class Cluster:
         names = self.processes.names()
         return [node for node in network.nodes(network.MAX_NODES) if node.name in names]
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it came up whole and its nodes and control plane run."""
+        names = self.processes.names()
+        alive = (self.processes.get(name).alive for name in names)
+        return (self.state.root / "up").exists() and all(alive)
+
+    def check(self) -> None:
+        """Raise a ClusterError when this machine or user cannot start a cluster."""
+        if sys.platform != "linux":
+            raise ClusterError(f"a local cluster is made of Linux namespaces: this is {sys.platform}")
+        if os.geteuid() != 0:
+            raise ClusterError(
+                "a local cluster's nodes are Linux namespaces and control groups: run this as root"
+            )
+        for command in ("ip", "nsenter", "unshare"):
+            if not shutil.which(command):
+                raise ClusterError(f"the command {command} is missing: `apt-get install iproute2 util-linux`")
+
     def up(self, count: int = 1) -> None:
         """Start a cluster of `count` nodes, and return when they are Ready and DNS answers.
 
@@ -92,8 +112,7 @@ class Cluster:
             ClusterError: a precondition is missing, it is up already, or a part does not come up.
         """
         members = network.nodes(count)
-        if os.geteuid() != 0:
-            raise ClusterError("a node is made of Linux namespaces and control groups: run this as root")
+        self.check()
         if self.state.root.exists():
             raise ClusterError(
                 f"the cluster {self.name!r} is up already: take it down first ({self.state.root})"
@@ -110,6 +129,7 @@ class Cluster:
         (self.state.root / "api-ready").touch()
         start_controllers(self.state, self.processes)
         self._wait_ready(members)
+        (self.state.root / "up").touch()
 
     def down(self) -> None:
         """End it and leave nothing behind: no process, mount, link, route, control group or file."""

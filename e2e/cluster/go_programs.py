@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from images.cache import key_of, made_once
+from images.cache import cache_root, key_of, made_once
 from images.commands import run
 from images.errors import BuildError
 
@@ -82,6 +82,21 @@ def program(name: str, say: Callable[[str], None] = print) -> Path:
         known = ", ".join(name for build in BUILDS for name in build.programs)
         raise BuildError(f"no program {name!r} is built here; there are {known}")
     return made_once("programs", f"{build.name}-{build.key}", lambda out: _build(build, out, say)) / name
+
+
+def linked_programs(say: Callable[[str], None] = print) -> Path:
+    """A folder with links to all programs, for a PATH; what is missing is built.
+
+    Raises:
+        BuildError: Go is missing, or a build failed.
+    """
+    folder = cache_root() / "bin"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (name for build in BUILDS for name in build.programs):
+        link = folder / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(program(name, say))
+    return folder
 
 
 def _build(build: GoBuild, out: Path, say: Callable[[str], None]) -> None:

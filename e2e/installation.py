@@ -1,0 +1,102 @@
+"""Octavo on a cluster: its images into the nodes, its chart into the cluster."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from e2e.cluster.cluster import Cluster
+from e2e.cluster.go_programs import program
+from e2e.kubectl import Kubectl
+from images.build import build
+from images.commands import run
+from images.parts import ENGINE_THIN, OPERATOR, REGISTRY, REPOSITORY, ROUTER, SITE, version
+
+NAMESPACE = "octavo-system"
+CHART = REPOSITORY / "helm" / "octavo"
+RELEASE = "octavo"
+TIMEOUT = "3m"
+
+
+@dataclass(frozen=True)
+class LocalImages:
+    """The images for a cluster on this machine, and the folder of libraries that its engine pods mount."""
+
+    archives: tuple[Path, ...]
+    engine_site: Path
+
+    @classmethod
+    def build(cls, say: Callable[[str], None] = print) -> "LocalImages":
+        """Build what has changed.
+
+        Raises:
+            BuildError: something cannot be fetched or built.
+        """
+        archives = tuple(build(part, say) for part in (OPERATOR, ROUTER, ENGINE_THIN))
+        return cls(archives, ENGINE_THIN.site(say))
+
+    def values(self) -> dict[str, Any]:
+        """The chart's values: images by their local names, libraries mounted into every engine pod.
+
+        Pods are annotated with their image's content, so that an upgrade of the same version rolls them.
+        """
+        operator, router, engine = ({"octavo-image": path.stem} for path in self.archives)
+        return {
+            "image": {"registry": REGISTRY, "tag": version(), "pullPolicy": "Never"},
+            "engine": {"image": ENGINE_THIN.image},
+            "router": {"podAnnotations": router, "replicas": 1},
+            "operator": {
+                "podAnnotations": operator,
+                "podDefaults": {
+                    "metadata": {"annotations": engine},
+                    "volumes": [
+                        {"name": "site", "hostPath": {"path": str(self.engine_site), "type": "Directory"}}
+                    ],
+                    "volumeMounts": [{"name": "site", "mountPath": SITE, "readOnly": True}],
+                },
+            },
+        }
+
+
+def load_and_install(cluster: Cluster, images: LocalImages, *more: dict[str, Any]) -> None:
+    """Load the images into all nodes and install or upgrade the chart; `more` values win over the local ones.
+
+    Raises:
+        ClusterError: an image cannot be loaded.
+        BuildError: helm failed, or the pods were not ready in time.
+    """
+    cluster.load(images.archives)
+    install(Kubectl(cluster.kubeconfig), images.values(), *more)
+
+
+def install(kubectl: Kubectl, *values: dict[str, Any]) -> None:
+    """Install or upgrade the chart and wait until its pods are ready; later values win.
+
+    Raises:
+        BuildError: helm failed, or the pods were not ready in time.
+    """
+    given: list[str | Path] = [word for each in values for word in ("--set-json", _set_json(each)) if word]
+    words: list[str | Path] = [
+        "upgrade",
+        "--install",
+        RELEASE,
+        CHART,
+        "--namespace",
+        NAMESPACE,
+        "--create-namespace",
+    ]
+    run([program("helm"), *words, "--wait", "--timeout", TIMEOUT, *given], env=kubectl.environment)
+
+
+def uninstall(kubectl: Kubectl) -> None:
+    """Remove the release; the chart keeps its CRDs, and with them the models.
+
+    Raises:
+        BuildError: there is no such release.
+    """
+    run([program("helm"), "uninstall", RELEASE, "--namespace", NAMESPACE, "--wait"], env=kubectl.environment)
+
+
+def _set_json(values: dict[str, Any]) -> str:
+    return json.dumps(values)

@@ -1,0 +1,91 @@
+"""kubectl, of the cluster's own version, as a Python object."""
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from e2e.cluster.errors import ClusterError
+from e2e.cluster.go_programs import program
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """Runs kubectl against one cluster; `kubeconfig` None means the user's own."""
+
+    kubeconfig: Path | None = None
+
+    def __call__(self, *words: str, stdin: str | None = None) -> str:
+        """What kubectl printed.
+
+        Raises:
+            ClusterError: it failed; the text is what it said.
+        """
+        command = [str(program("kubectl")), *words]
+        done = subprocess.run(
+            command, input=stdin, env=self.environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise ClusterError(f"`kubectl {' '.join(words)}` failed: {done.stderr.strip()}")
+        return done.stdout
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment in which kubectl and helm reach this cluster."""
+        chosen = {"KUBECONFIG": str(self.kubeconfig)} if self.kubeconfig else {}
+        return {**os.environ, **chosen}
+
+    def apply(self, *objects: dict[str, Any], namespace: str = "default") -> None:
+        """Apply manifests, server-side.
+
+        Raises:
+            ClusterError: one was refused.
+        """
+        listed = {"apiVersion": "v1", "kind": "List", "items": objects}
+        self("apply", "--server-side", "-n", namespace, "-f", "-", stdin=json.dumps(listed))
+
+    def get(self, *words: str, namespace: str = "default") -> dict[str, Any]:
+        """An object, or a list of objects.
+
+        Raises:
+            ClusterError: there is none of that name.
+        """
+        found: dict[str, Any] = json.loads(self("get", "-n", namespace, "-o", "json", *words))
+        return found
+
+    def items(self, *words: str, namespace: str = "default") -> list[dict[str, Any]]:
+        """The objects of a list."""
+        items: list[dict[str, Any]] = self.get(*words, namespace=namespace)["items"]
+        return items
+
+    @contextmanager
+    def forwarded(self, target: str, port: int, namespace: str) -> Iterator[str]:
+        """A URL on this machine that reaches a port of `target`, such as service/NAME, by the API server.
+
+        Raises:
+            ClusterError: kubectl cannot forward to it.
+        """
+        words = ["port-forward", "-n", namespace, target, f":{port}"]
+        command = [str(program("kubectl")), *words]
+        with subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                first = process.stdout.readline() if process.stdout else ""
+                if "127.0.0.1:" not in first:
+                    raise ClusterError(f"`kubectl {' '.join(words)}` failed: see its message above")
+                yield f"http://127.0.0.1:{first.split('127.0.0.1:')[1].split()[0]}"
+            finally:
+                process.terminate()
+
+
+def accepts_connections(host: str, port: int) -> bool:
+    """Whether something listens there."""
+    try:
+        with socket.create_connection((host, port), timeout=1):
+            return True
+    except OSError:
+        return False

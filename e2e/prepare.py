@@ -1,0 +1,23 @@
+"""All that the e2e tests need of a network, since they run without one: `python -m e2e.prepare`."""
+
+import sys
+
+from e2e.cluster.container_parts import container_parts
+from e2e.cluster.errors import ClusterError
+from e2e.cluster.go_programs import linked_programs
+from e2e.installation import LocalImages
+from images.errors import BuildError
+
+
+def main() -> None:
+    """Build and fetch what is not in the cache; what is wrong is said in one sentence."""
+    try:
+        container_parts()
+        linked_programs()
+        LocalImages.build()
+    except (ClusterError, BuildError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
