@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
 import torch
 from torch import Tensor
 
-from octavo_engine.messages import SampledToken, SequenceStep, StepInput, StepResult, TokenLogprobs
+from octavo_engine.messages import (
+    SampledToken,
+    SequenceStart,
+    SequenceStep,
+    StepInput,
+    StepResult,
+    TokenLogprobs,
+)
 from octavo_engine.runner.inputs import ForwardInputs, InputBuilder
 from octavo_engine.runner.kv_cache import KVCache
 from octavo_engine.runner.models.registry import CausalModel
@@ -15,6 +23,7 @@ from octavo_engine.runner.prompt_logprobs import prompt_logprobs
 from octavo_engine.runner.rows import RowTable
 from octavo_engine.runner.sampler import Sampled, Sampler
 from octavo_engine.runner.sampling_batch import SamplingBatch
+from octavo_engine.sampling_params import SamplingParams
 
 NO_TOKEN = -1
 
@@ -32,28 +41,41 @@ class StepExecutor:
 
     @torch.inference_mode()
     def run(self, step: StepInput) -> StepResult:
-        self._apply(step)
+        refused = self._apply(step)
         if not step.sequences:
-            return StepResult(step.step_id, [])
+            return StepResult(step.step_id, [], refused)
         inputs = self.inputs.build(self.rows, step.sequences)
         hidden = self.model(inputs, self.cache.layers)
         sampled = self._sample(hidden, inputs, step.sequences)
         tokens = self._with_prompt_logprobs(hidden, inputs, step.sequences, sampled.tokens)
-        return StepResult(step.step_id, tokens, sampled.failed)
+        sound = [token for token in tokens if token.seq_id not in refused]
+        return StepResult(step.step_id, sound, sampled.failed | refused)
 
-    def _apply(self, step: StepInput) -> None:
+    def _apply(self, step: StepInput) -> dict[int, str]:
+        """The step's changes to rows and cache, in the protocol's order; returns the starts that were refused."""
         for seq_id in step.ended:
             self.rows.end(seq_id)
         self.cache.swap_out(step.swap_out)
         self.cache.swap_in(step.swap_in)
         self.cache.copy(step.copies)
-        for start in step.starts:
-            self.rows.start(start)
+        refused = self._start(step.starts)
         for seq_id, index, block in step.block_changes:
             self.rows.set_block(seq_id, index, block)
         for sequence in step.sequences:
             if sequence.new_block_ids:
                 self.rows.append_blocks(sequence.seq_id, sequence.new_block_ids)
+        return refused
+
+    def _start(self, starts: list[SequenceStart]) -> dict[int, str]:
+        """A start that cannot be served gets a row of harmless tokens: its step computes, and its result is dropped."""
+        refused = {}
+        for start in starts:
+            sentence = _unknown_token(start, self.vocab_size)
+            if sentence:
+                refused[start.seq_id] = sentence
+                start = _harmless(start)  # noqa: PLW2901
+            self.rows.start(start)
+        return refused
 
     def _sample(self, hidden: Tensor, inputs: ForwardInputs, steps: list[SequenceStep]) -> Sampled:
         chosen = [i for i, step in enumerate(steps) if step.sample]
@@ -92,3 +114,16 @@ class StepExecutor:
         targets = self.rows.prompt(step.seq_id)[first : first + step.num_new_tokens]
         states = hidden[last + 1 - step.num_new_tokens :][: len(targets)]
         return prompt_logprobs(self.model.logits, states, targets, self.rows.prompt_logprobs(step.seq_id))
+
+
+def _unknown_token(start: SequenceStart, vocab_size: int) -> str | None:
+    """A sentence when a token of the prompt or of logit_bias is outside of the vocabulary."""
+    for name, ids in (("prompt", start.token_ids), ("logit_bias", start.params.logit_bias or ())):
+        unknown = next((token for token in ids if not 0 <= token < vocab_size), None)
+        if unknown is not None:
+            return f"Token id {unknown} in {name} is not below the vocabulary size {vocab_size}."
+    return None
+
+
+def _harmless(start: SequenceStart) -> SequenceStart:
+    return msgspec.structs.replace(start, token_ids=[0] * len(start.token_ids), params=SamplingParams())

@@ -56,8 +56,9 @@ def _bias(row: Tensor, params: SamplingParams) -> None:
 
 def _forbid_the_end(row: Tensor, params: SamplingParams, output_len: int, eos: tuple[int, ...]) -> None:
     if output_len < params.min_tokens:
-        ends = [*params.stop_token_ids, *(() if params.ignore_eos else eos)]
-        row[torch.tensor(ends, dtype=torch.int64, device=row.device)] = -torch.inf
+        ends = (*params.stop_token_ids, *(() if params.ignore_eos else eos))
+        known = [token for token in ends if token < len(row)]
+        row[torch.tensor(known, dtype=torch.int64, device=row.device)] = -torch.inf
 
 
 def _tensor(array: NDArray[np.int32] | NDArray[np.int64], like: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from octavo_engine.runner.forward import StepExecutor
 from octavo_engine.runner.inputs import InputBuilder
 from octavo_engine.runner.kv_cache import KVCache
 from octavo_engine.runner.layers.context import LayerContext
+from octavo_engine.runner.limits import model_length
 from octavo_engine.runner.memory import blocks_that_fit, check_weights_fit
 from octavo_engine.runner.models.llama import cache_shape
 from octavo_engine.runner.models.registry import build_model
@@ -24,7 +25,6 @@ from octavo_engine.runner.sampler import Sampler
 from octavo_engine.runner.weights.checkpoint import Checkpoint, open_checkpoint
 from octavo_engine.runner.weights.dummy import fill_randomly
 from octavo_engine.runner.weights.loader import load_weights
-from octavo_engine.runner.limits import model_length
 
 
 class ModelRunner:

@@ -21,6 +21,7 @@ def prompt_logprobs(
     """The ``count`` best tokens, and ``targets`` [n], after each of the ``hidden`` states [n, hidden]."""
     found: list[TokenLogprobs] = []
     wanted = torch.from_numpy(targets.astype(np.int64)).to(hidden.device)
-    for states, tokens in zip(hidden.split(_POSITIONS), wanted.split(_POSITIONS), strict=True):
-        found += rank_tokens(head(states), tokens, [count] * len(tokens))
+    for start in range(0, len(targets), _POSITIONS):
+        part = slice(start, start + _POSITIONS)
+        found += rank_tokens(head(hidden[part]), wanted[part], [count] * len(wanted[part]))
     return found

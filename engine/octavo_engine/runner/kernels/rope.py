@@ -8,5 +8,9 @@ from torch import Tensor
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate ``x`` [tokens, heads, head_dim] by ``cos``/``sin`` [tokens, 1, head_dim / 2] (float32)."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+    first, second = x.float().chunk(2, dim=-1)
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    low, high = out.chunk(2, dim=-1)
+    low.copy_((first * cos).addcmul_(second, sin, value=-1))
+    high.copy_((second * cos).addcmul_(first, sin))
+    return out

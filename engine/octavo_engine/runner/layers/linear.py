@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,9 +29,9 @@ class ColumnParallelLinear(nn.Module):
     def slots(self, *names: str) -> dict[str, WeightSlot]:
         """Slots for the projections' checkpoint names, in the order of ``shards``."""
         sizes = [shard.length for shard in self._shards]
-        found = _named(names, "weight", self.weight.split(sizes), self._shards)
+        found = _named(names, "weight", torch.split(self.weight, sizes), self._shards)
         if self.bias is not None:
-            found |= _named(names, "bias", self.bias.split(sizes), self._shards)
+            found |= _named(names, "bias", torch.split(self.bias, sizes), self._shards)
         return found
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from octavo_engine.config import ModelConfig
 from octavo_engine.errors import ConfigError
+from octavo_engine.gguf_header import read_gguf
 from octavo_engine.model_source import ModelFiles, resolve
 from octavo_engine.runner.models.config import DecoderConfig
-from octavo_engine.runner.weights.gguf import GGUFSource, open_gguf
+from octavo_engine.runner.weights.gguf import GGUFSource, rope_factors
 from octavo_engine.runner.weights.gguf_config import gguf_config
 from octavo_engine.runner.weights.hf_config import hf_config
 from octavo_engine.runner.weights.safetensors import SafetensorsSource
@@ -25,16 +27,21 @@ class Checkpoint:
 
 
 def open_checkpoint(model: ModelConfig) -> Checkpoint:
+    """Raises ModelNotFound, ModelError or ConfigError."""
     files = resolve(model.source)
     _check_format(model, files)
-    if files.gguf is not None:
-        reader = open_gguf(files.gguf)
-        config = gguf_config(reader)
-        weights: Callable[[], WeightSource] = lambda: GGUFSource(reader, config.head_dim)  # noqa: E731
-    else:
-        config = hf_config(files)
-        weights = lambda: SafetensorsSource(files.folder)  # noqa: E731
-    return Checkpoint(config, None if model.load_format == "dummy" else weights)
+    opened = _open_folder(files) if files.gguf is None else _open_gguf(files.gguf)
+    return Checkpoint(opened.config, None) if model.load_format == "dummy" else opened
+
+
+def _open_folder(files: ModelFiles) -> Checkpoint:
+    return Checkpoint(hf_config(files), lambda: SafetensorsSource(files.folder))
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    header = read_gguf(path)
+    config = gguf_config(header, rope_factors(path, header))
+    return Checkpoint(config, lambda: GGUFSource(path, header, config.head_dim))
 
 
 def _check_format(model: ModelConfig, files: ModelFiles) -> None:

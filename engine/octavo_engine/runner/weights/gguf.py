@@ -1,14 +1,13 @@
-"""GGUF files: tensors dequantized once at load, with the ``gguf`` package's vectorized dequantizers.
+"""GGUF files: tensors memory-mapped and dequantized once at load, with the ``gguf`` package's vectorized dequantizers.
 
 llama.cpp permutes the rows of the query and key projections for its rotary embedding; that is undone here.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
-from typing import Any
-
 import gguf
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from octavo_engine.errors import ModelError
+from octavo_engine.gguf_header import GGUFHeader, TensorInfo
 from octavo_engine.runner.weights.slots import Shard
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -34,31 +34,24 @@ _BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 _PERMUTED = (".q_proj.", ".k_proj.")
 
 
-def open_gguf(path: Path) -> gguf.GGUFReader:
-    try:
-        return gguf.GGUFReader(path)
-    except (ValueError, OSError, IndexError, KeyError) as error:
-        raise ModelError(f"{path} is not a sound GGUF file: {error}.") from error
-
-
 class GGUFSource:
-    """A checkpoint over one GGUF file, under transformers' tensor names."""
+    """A checkpoint over one memory-mapped GGUF file, under transformers' tensor names."""
 
-    def __init__(self, reader: gguf.GGUFReader, head_dim: int) -> None:
+    def __init__(self, path: Path, header: GGUFHeader, head_dim: int) -> None:
         self._head_dim = head_dim
-        found = {_transformers_name(tensor.name): tensor for tensor in reader.tensors}
-        self._tensors: dict[str, Any] = {name: tensor for name, tensor in found.items() if name}
+        self._file = np.memmap(path, dtype=np.uint8, mode="r")
+        found = {_transformers_name(tensor.name): tensor for tensor in header.tensors}
+        self._tensors = {name: tensor for name, tensor in found.items() if name}
 
     def names(self) -> frozenset[str]:
         return frozenset(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(int(size) for size in reversed(self._tensors[name].shape))
+        return self._tensors[name].shape
 
     def read(self, name: str, dim: int, shard: Shard | None) -> Tensor:
-        tensor = self._tensors[name]
         rows = slice(shard.start, shard.start + shard.length) if shard and dim == 0 else slice(None)
-        values = _dequantize(name, tensor.data[rows], tensor.tensor_type)
+        values = dequantize(self._file, self._tensors[name], rows)
         if any(mark in name for mark in _PERMUTED):
             values = unpermute(values, self._head_dim)
         found = torch.from_numpy(values)
@@ -71,20 +64,27 @@ def unpermute(values: NDArray[np.float32], head_dim: int) -> NDArray[np.float32]
     return np.ascontiguousarray(paired.swapaxes(1, 2)).reshape(values.shape)
 
 
-def rope_factors(reader: gguf.GGUFReader) -> list[float] | None:
+def rope_factors(path: Path, header: GGUFHeader) -> list[float] | None:
     """The divisors of the inverse frequencies, which stand in a tensor of their own (Llama 3.1 and later)."""
-    found = next((tensor for tensor in reader.tensors if tensor.name == "rope_freqs.weight"), None)
-    return None if found is None else [float(value) for value in found.data]
+    found = next((tensor for tensor in header.tensors if tensor.name == "rope_freqs.weight"), None)
+    if found is None:
+        return None
+    values: list[float] = dequantize(np.memmap(path, dtype=np.uint8, mode="r"), found).tolist()
+    return values
 
 
-def _dequantize(name: str, data: NDArray[Any], kind: gguf.GGMLQuantizationType) -> NDArray[np.float32]:
+def dequantize(file: NDArray[np.uint8], tensor: TensorInfo, rows: slice = slice(None)) -> NDArray[np.float32]:
+    """``rows`` of a tensor as float32, in memory of its own. Raises :class:`ModelError` for an unknown type."""
     try:
-        values = np.asarray(gguf.dequantize(data, kind), dtype=np.float32)
-    except NotImplementedError as error:
+        kind = gguf.GGMLQuantizationType(tensor.kind)
+        shape = gguf.quant_shape_to_byte_shape(tensor.shape, kind)
+        size = math.prod(shape)
+        raw = file[tensor.offset : tensor.offset + size].reshape(shape)
+        return np.require(gguf.dequantize(raw[rows], kind), np.float32, ["C", "W"])
+    except (NotImplementedError, ValueError) as error:
         raise ModelError(
-            f"Tensor {name} is quantized as {kind.name}, which cannot be read: {error}."
+            f"Tensor {tensor.name} of the GGUF file (type {tensor.kind}) cannot be read: {error}."
         ) from error
-    return values if values.flags.writeable else values.copy()  # a view of the file's pages otherwise
 
 
 def _transformers_name(name: str) -> str | None:

@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-import gguf
-
 from octavo_engine.errors import ModelError
+from octavo_engine.gguf_header import GGUFHeader
 from octavo_engine.runner.models.config import DecoderConfig, RopeConfig
-from octavo_engine.runner.weights.gguf import rope_factors
 
 _ARCHITECTURES = {"llama": "LlamaForCausalLM"}
 _END_TOKENS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
+@dataclass(frozen=True, slots=True)
 class _Metadata:
-    def __init__(self, reader: gguf.GGUFReader) -> None:
-        self._fields = reader.fields
+    pairs: dict[str, Any]
 
     def get(self, key: str, default: Any = None) -> Any:
-        field = self._fields.get(key)
-        return default if field is None else field.contents()
+        return self.pairs.get(key, default)
 
     def need(self, key: str) -> Any:
-        value = self.get(key)
-        if value is None:
+        if key not in self.pairs:
             raise ModelError(f"The GGUF file lacks the metadata key {key!r}; convert the model again.")
-        return value
+        return self.pairs[key]
 
 
-def gguf_config(reader: gguf.GGUFReader) -> DecoderConfig:
-    """Raises :class:`ModelError` for an unknown architecture or missing metadata."""
-    meta = _Metadata(reader)
+def gguf_config(header: GGUFHeader, rope_factors: list[float] | None) -> DecoderConfig:
+    """Raises :class:`ModelError` for an unknown architecture or missing metadata.
+
+    ``rope_factors``: what the tensor rope_freqs holds, where there is one (Llama 3.1 and later).
+    """
+    meta = _Metadata(header.metadata)
     kind = str(meta.need("general.architecture"))
     if kind not in _ARCHITECTURES:
         raise ModelError(
             f"The GGUF architecture {kind!r} is not known; known is {', '.join(_ARCHITECTURES)}."
         )
-    names = {tensor.name for tensor in reader.tensors}
+    shapes = {tensor.name: tensor.shape for tensor in header.tensors}
     hidden, heads = int(meta.need(f"{kind}.embedding_length")), int(meta.need(f"{kind}.attention.head_count"))
     return DecoderConfig(
         architecture=_ARCHITECTURES[kind],
-        vocab_size=_vocab_size(meta, kind, reader),
+        vocab_size=_vocab_size(meta, kind, shapes),
         hidden_size=hidden,
         intermediate_size=int(meta.need(f"{kind}.feed_forward_length")),
         num_layers=int(meta.need(f"{kind}.block_count")),
@@ -50,23 +50,22 @@ def gguf_config(reader: gguf.GGUFReader) -> DecoderConfig:
         head_dim=int(meta.get(f"{kind}.attention.key_length", hidden // heads)),
         rms_norm_eps=float(meta.need(f"{kind}.attention.layer_norm_rms_epsilon")),
         max_positions=int(meta.need(f"{kind}.context_length")),
-        rope=_rope(meta, kind, reader),
-        tie_embeddings="output.weight" not in names,
-        attention_bias="blk.0.attn_q.bias" in names,
+        rope=_rope(meta, kind, rope_factors),
+        tie_embeddings="output.weight" not in shapes,
+        attention_bias="blk.0.attn_q.bias" in shapes,
         sliding_window=meta.get(f"{kind}.attention.sliding_window"),
         eos_token_ids=_end_tokens(meta),
     )
 
 
-def _vocab_size(meta: _Metadata, kind: str, reader: gguf.GGUFReader) -> int:
+def _vocab_size(meta: _Metadata, kind: str, shapes: dict[str, tuple[int, ...]]) -> int:
     """The embedding's rows: the metadata may count fewer."""
-    table = next((tensor for tensor in reader.tensors if tensor.name == "token_embd.weight"), None)
-    return int(table.shape[1]) if table is not None else int(meta.need(f"{kind}.vocab_size"))
+    table = shapes.get("token_embd.weight")
+    return table[0] if table else int(meta.need(f"{kind}.vocab_size"))
 
 
-def _rope(meta: _Metadata, kind: str, reader: gguf.GGUFReader) -> RopeConfig:
+def _rope(meta: _Metadata, kind: str, factors: list[float] | None) -> RopeConfig:
     theta = float(meta.get(f"{kind}.rope.freq_base", 10000.0))
-    factors = rope_factors(reader)
     if factors is not None:
         return RopeConfig(theta, "factors", {"factors": factors})
     scaling = meta.get(f"{kind}.rope.scaling.type", "none")

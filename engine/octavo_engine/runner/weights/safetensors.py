@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -18,8 +19,8 @@ class SafetensorsSource:
     """A checkpoint folder. Files are memory-mapped, so that reading a shard touches only its own bytes."""
 
     def __init__(self, folder: Path) -> None:
-        files = {path: _open(path) for path in _files(folder)}
-        self._file_of = {name: file for file in files.values() for name in file.keys()}  # noqa: SIM118
+        files = [_open(path) for path in _files(folder)]
+        self._file_of = {name: file for file in files for name in file.keys()}  # noqa: SIM118
 
     def names(self) -> frozenset[str]:
         return frozenset(self._file_of)
@@ -58,7 +59,7 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _open(path: Path) -> safe_open:
+def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
