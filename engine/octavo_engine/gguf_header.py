@@ -1,6 +1,6 @@
 """The header of a GGUF file: its key-value pairs and where its tensors lie.
 
-The format is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
+Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
 Only the header is touched, so a file of many gigabytes opens in milliseconds.
 """
 

@@ -12,7 +12,7 @@ from octavo_engine.errors import ModelError
 _CONTROL, _USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
 _SPACE = "\u2581"  # how SentencePiece writes a space
 
-# How text is cut before the merges, by `tokenizer.ggml.pre`; the expressions are those published with the models.
+# How text is cut before the merges, by `tokenizer.ggml.pre`; the expressions were published with the models.
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SPLITS = {
@@ -26,7 +26,7 @@ _LLAMA3 = ("llama-bpe", "llama3")
 def tokenizer_from_gguf(metadata: dict[str, Any], name: str) -> Tokenizer:
     """The tokenizer that the header describes; ``name`` is used in error messages only.
 
-    Errors: :class:`ModelError` when the kind of tokenizer is not known, since guessing would yield wrong tokens.
+    Errors: :class:`ModelError` when the kind of tokenizer is not known: guessing would yield wrong tokens.
     """
     kind = metadata.get("tokenizer.ggml.model")
     if kind == "gpt2":

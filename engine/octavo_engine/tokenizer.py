@@ -70,7 +70,7 @@ class Tokenizer:
     ) -> str:
         """The text of a conversation as the model was taught to read it.
 
-        Errors: :class:`RequestError` when the model has no chat template or the template refuses the messages.
+        Errors: :class:`RequestError` when the model has no template or the template refuses the messages.
         """
         if self._chat is None:
             raise RequestError(
@@ -108,12 +108,12 @@ def _from_gguf(path: Path) -> Tokenizer:
     tokens: list[str] = metadata.get("tokenizer.ggml.tokens", [])
     if not tokens:
         raise ModelError(f"{path} holds no tokenizer: tokenizer.ggml.tokens is missing.")
-    ids = {name: metadata.get(f"tokenizer.ggml.{name}_id") for name in (*_SPECIAL, "eot_token")}
-    ends = [ids[name] for name in ("eos_token", "eot_token") if ids[name] is not None]
+    named = {name: metadata.get(f"tokenizer.ggml.{name}_id") for name in (*_SPECIAL, "eot_token")}
+    ids: dict[str, int] = {name: index for name, index in named.items() if index is not None}
     return Tokenizer(
         tokenizer_from_gguf(metadata, str(path)),
-        eos_token_ids=sorted(set(ends)),
-        special_tokens={name: tokens[index] for name, index in ids.items() if index is not None},
+        eos_token_ids=sorted({ids[name] for name in ("eos_token", "eot_token") if name in ids}),
+        special_tokens={name: tokens[index] for name, index in ids.items()},
         chat_template=metadata.get("tokenizer.chat_template"),
     )
 
@@ -138,9 +138,10 @@ def _from_folder(folder: Path) -> Tokenizer:
 
 def _eos_token_ids(folder: Path, backend: tokenizers.Tokenizer, special: dict[str, str]) -> list[int]:
     for name in ("generation_config.json", "config.json"):
-        found = _read_json(folder / name).get("eos_token_id")
+        found: int | list[int] | None = _read_json(folder / name).get("eos_token_id")
         if found is not None:
-            return sorted({found} if isinstance(found, int) else set(found))
+            if found is not None:
+            return sorted([found] if isinstance(found, int) else set(found))
     index = backend.token_to_id(special.get("eos_token", ""))
     return [] if index is None else [index]
 

@@ -74,7 +74,7 @@ def check_prompt(
     max_tokens: int | None = None,
     param: str = "prompt",
 ) -> None:
-    """Raise :class:`RequestError` for an empty prompt, unknown token ids, or one that leaves no room for its answer.
+    """Raise :class:`RequestError` for an empty prompt, unknown ids, or no room for an answer.
 
     ``max_tokens``: output tokens asked for; None when as many as fit will do.
     """

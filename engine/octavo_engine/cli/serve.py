@@ -1,0 +1,135 @@
+"""``octavo-engine serve``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from octavo_engine.cli.flags import add_engine_flags, engine_config
+from octavo_engine.core_client import CoreProcess
+from octavo_engine.core_process import MODEL_RUNNER
+from octavo_engine.errors import ConfigError
+from octavo_engine.model_source import resolve
+from octavo_engine.server.listener import bind
+from octavo_engine.server.options import ServerOptions
+
+_FROM_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_log = logging.getLogger(__name__)
+
+
+def add_serve_flags(parser: argparse.ArgumentParser) -> None:
+    options = ServerOptions()
+    parser.add_argument("model_tag", nargs="?", default=None, metavar="MODEL", help="the same as --model")
+    group = parser.add_argument_group("server")
+    group.add_argument("--host", default=options.host)
+    group.add_argument("--port", type=int, default=options.port)
+    group.add_argument(
+        "--served-model-name",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="default: MODEL as given",
+    )
+    group.add_argument(
+        "--api-key",
+        default=os.environ.get("OCTAVO_API_KEY"),
+        help="default: $OCTAVO_API_KEY; none: open to all",
+    )
+    group.add_argument("--tokenizer", default=None, help="folder or file; default: the model's own")
+    group.add_argument("--chat-template", default=None, metavar="FILE", help="default: the model's own")
+    group.add_argument(
+        "--generation-config",
+        choices=("auto", "none"),
+        default="auto",
+        help="auto: where a request is silent, the model's generation_config.json counts",
+    )
+    group.add_argument(
+        "--drain-timeout",
+        type=float,
+        default=options.drain_timeout,
+        help="seconds for running requests on SIGTERM",
+    )
+    group.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    add_engine_flags(parser)
+
+
+def server_options(arguments: argparse.Namespace) -> ServerOptions:
+    """Errors: :class:`ConfigError` naming the flag."""
+    if arguments.model_tag is not None:
+        if arguments.model not in (None, arguments.model_tag):
+            raise ConfigError(
+                f"Two models are named, {arguments.model_tag} and --model {arguments.model}; name one."
+            )
+        arguments.model = arguments.model_tag
+    if not 0 <= arguments.port <= 65535:
+        raise ConfigError(f"--port must be between 0 and 65535, not {arguments.port}.")
+    engine = engine_config(arguments)
+    resolve(engine.model.source)  # a source that leads nowhere is told before anything is started
+    return ServerOptions(
+        engine=engine,
+        host=arguments.host,
+        port=arguments.port,
+        served_model_names=tuple(arguments.served_model_name),
+        api_key=arguments.api_key or None,
+        tokenizer=arguments.tokenizer,
+        chat_template=arguments.chat_template,
+        generation_defaults=_generation_defaults(arguments, engine.model.source),
+        drain_timeout=arguments.drain_timeout,
+    )
+
+
+def run_serve(arguments: argparse.Namespace) -> None:
+    """Serve until SIGTERM. Errors: :class:`EngineError`."""
+    logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    run_server(server_options(arguments))
+
+
+def run_server(options: ServerOptions, runner: str = MODEL_RUNNER) -> None:
+    """Bind, start the core, and only then import what HTTP needs: the two load side by side.
+
+    ``runner``: ``module:class`` of what the core drives. Errors: :class:`EngineError`.
+    """
+    listener = bind(options.host, options.port)
+    process = CoreProcess(options.engine, runner)
+    with contextlib.closing(listener):
+        try:
+            from octavo_engine.server.lifecycle import serve
+
+            with asyncio.Runner(loop_factory=_loop_factory()) as loop:
+                loop.run(serve(options, process, listener))
+        finally:
+            process.end(0.0)
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:  # not on every platform
+        return None
+    return uvloop.new_event_loop
+
+
+def _generation_defaults(arguments: argparse.Namespace, source: str) -> dict[str, Any]:
+    if arguments.generation_config == "none":
+        return {}
+    file = resolve(source).folder / "generation_config.json"
+    found = _read_json(file) if file.is_file() else {}
+    defaults = {name: found[name] for name in _FROM_MODEL if found.get(name) is not None}
+    if defaults:
+        _log.info("Where requests are silent, %s counts: %s.", file.name, defaults)
+    return defaults
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{file} is not JSON: {error}.") from error
+    return found

@@ -1,0 +1,246 @@
+"""The API process's end of the engine core: starts it, sends requests, hands outputs to who waits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from octavo_engine.config import EngineConfig
+from octavo_engine.core_process import MODEL_RUNNER, CoreSpec
+from octavo_engine.errors import CoreDied, EngineError
+from octavo_engine.messages import (
+    AbortRequests,
+    AddRequest,
+    CoreMessage,
+    CoreRequest,
+    EngineStats,
+    Heartbeat,
+    Ready,
+    SequenceOutput,
+    Shutdown,
+    StepOutputs,
+)
+
+CoreState = Literal["loading", "ok", "hung", "dead"]
+_STOP_SECONDS = 5.0  # from Shutdown to SIGKILL
+
+
+class CoreHealth(NamedTuple):
+    state: CoreState
+    message: str
+
+
+class Mailbox:
+    """The outputs of one HTTP request's sequences, in order. One task reads; the core's reader writes."""
+
+    def __init__(self) -> None:
+        self._outputs: list[SequenceOutput] = []
+        self._error: EngineError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def get(self) -> list[SequenceOutput]:
+        """All outputs that came; waits for the first. Errors: :class:`EngineError` when none can come."""
+        while not self._outputs:
+            if self._error is not None:
+                raise self._error
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    def put(self, output: SequenceOutput) -> None:
+        self._outputs.append(output)
+        self._wake()
+
+    def fail(self, error: EngineError) -> None:
+        self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class CoreProcess:
+    """A running core process and the folder of its sockets. Starting it needs no event loop."""
+
+    def __init__(self, config: EngineConfig, runner: str = MODEL_RUNNER) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="octavo-"))  # mode 0700: the sockets are ours alone
+        self.spec = CoreSpec(config, f"ipc://{self.folder}/requests", f"ipc://{self.folder}/messages", runner)
+        command = [sys.executable, "-m", "octavo_engine.core_process"]
+        self.popen = subprocess.Popen(command, stdin=subprocess.PIPE)
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(msgspec.json.encode(self.spec) + b"\n")
+        self.popen.stdin.flush()
+
+    def end(self, patience: float) -> None:
+        """Wait ``patience`` seconds for the process to end by itself, then kill it; remove its folder."""
+        try:
+            self.popen.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+        if self.popen.stdin is not None:
+            self.popen.stdin.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class CoreClient:
+    """Everything the API process knows of its core. All methods belong to the event loop's thread."""
+
+    def __init__(self, process: CoreProcess) -> None:
+        """``process`` may still be loading; needs a running event loop."""
+        self.process = process
+        self.stats = EngineStats()
+        self.died: asyncio.Future[CoreDied] = asyncio.get_running_loop().create_future()
+        self.ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self._sent_since_stats = 0
+        self._mailboxes: dict[str, Mailbox] = {}
+        self._beat = Heartbeat(0, 0.0, 0.0)
+        self._beat_at = time.monotonic()
+        self._fatal: str | None = None
+        self._context = zmq.asyncio.Context()
+        self._messages = self._context.socket(zmq.PULL)
+        self._requests = zmq.Context(self._context).socket(zmq.PUSH)
+        self._connect()
+        self._encoder = msgspec.msgpack.Encoder()
+        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
+
+    def _connect(self) -> None:
+        for socket in (self._messages, self._requests):
+            socket.set_hwm(0)
+        self._messages.bind(self.process.spec.messages_address)
+        self._requests.bind(self.process.spec.requests_address)
+
+    @property
+    def in_flight(self) -> int:
+        """Prompts whose answers are not complete."""
+        return len(self._mailboxes)
+
+    @property
+    def waiting(self) -> int:
+        """Prompts that must wait: those the core reported, and those sent since that find no free row."""
+        free = max(0, self.process.spec.config.scheduler.max_num_seqs - self.stats.num_running)
+        return self.stats.num_waiting + max(0, self._sent_since_stats - free)
+
+    @property
+    def health(self) -> CoreHealth:
+        """Whether the step loop is alive, by its last heartbeat."""
+        if self.died.done():
+            return CoreHealth("dead", str(self.died.result()))
+        if not self.ready.done():
+            return CoreHealth("loading", "The model is loading.")
+        stalled = max(self._beat.step_age, self._beat.loop_age) + time.monotonic() - self._beat_at
+        if stalled > self.process.spec.config.step_timeout:
+            return CoreHealth("hung", f"The engine's step loop has not moved for {stalled:.0f} seconds.")
+        return CoreHealth("ok", "The engine is serving.")
+
+    @contextlib.contextmanager
+    def submit(self, requests: Sequence[AddRequest]) -> Iterator[Mailbox]:
+        """Send prompts to the core; on leaving, those that are not complete are aborted.
+
+        Errors: :class:`CoreDied`.
+        """
+        if self.died.done():
+            raise self.died.result()
+        mailbox = Mailbox()
+        for request in requests:
+            self._mailboxes[request.request_id] = mailbox
+            self._send(request)
+        self._sent_since_stats += len(requests)
+        try:
+            yield mailbox
+        finally:
+            left = [request.request_id for request in requests if self.forget(request.request_id)]
+            if left:
+                self._send(AbortRequests(left))
+
+    def forget(self, request_id: str) -> bool:
+        """A prompt's answer is complete; whether it was still expected."""
+        return self._mailboxes.pop(request_id, None) is not None
+
+    def abort_sequence(self, request_id: str, index: int) -> None:
+        """Free one sequence of a prompt whose other sequences go on."""
+        self._send(AbortRequests([], [(request_id, index)]))
+
+    def fail_all(self, error: EngineError) -> None:
+        """Whoever waits for an output gets ``error`` instead."""
+        for mailbox in self._mailboxes.values():
+            mailbox.fail(error)
+
+    async def close(self) -> None:
+        """End the process, by force when it does not listen."""
+        if not self.died.done():
+            self._send(Shutdown())
+        await asyncio.to_thread(self.process.end, _STOP_SECONDS if self.ready.done() else 0.0)
+        await self.died
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._context.destroy(linger=0)
+
+    def _send(self, request: CoreRequest) -> None:
+        with contextlib.suppress(zmq.Again):  # only when the core is dead, which _watch tells everyone
+            self._requests.send(self._encoder.encode(request), zmq.NOBLOCK)
+
+    async def _read(self) -> None:
+        decoder = msgspec.msgpack.Decoder(CoreMessage)
+        while True:
+            self._dispatch(decoder.decode(await self._messages.recv()))
+
+    def _dispatch(self, message: CoreMessage) -> None:
+        if isinstance(message, StepOutputs):
+            self._deliver(message)
+        elif isinstance(message, Heartbeat):
+            self._beat, self._beat_at = message, time.monotonic()
+        elif isinstance(message, Ready):
+            self._beat_at = time.monotonic()
+            self.ready.set_result(message)
+        else:
+            self._fatal = message.message
+
+    def _deliver(self, step: StepOutputs) -> None:
+        self.stats, self._sent_since_stats = step.stats, 0
+        for output in step.outputs:
+            mailbox = self._mailboxes.get(output.request_id)
+            if mailbox is not None:
+                mailbox.put(output)
+
+    async def _watch(self) -> None:
+        code = await asyncio.to_thread(self.process.popen.wait)
+        await self._last_words()
+        error = CoreDied(self._fatal or _death_sentence(code))
+        error.exit_code = code if code in (1, 2) else 1
+        self.died.set_result(error)
+        self.fail_all(error)
+
+    async def _last_words(self) -> None:
+        """A core that ends on its own terms has sent why before it ended; let the reader get to it."""
+        for _ in range(20):
+            if self._fatal is not None or self.process.popen.returncode <= 0:
+                return
+            await asyncio.sleep(0.01)
+
+
+def _death_sentence(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return (
+            "The engine core was killed (SIGKILL), most often because memory ran out; "
+            "lower --max-model-len or the KV cache's size, or give it more memory."
+        )
+    if code < 0:
+        return f"The engine core was ended by signal {signal.Signals(-code).name}."
+    return f"The engine core ended by itself with exit code {code}."

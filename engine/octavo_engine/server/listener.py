@@ -1,0 +1,23 @@
+"""The listening socket, bound before anything is loaded, so that a busy port is told at once."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from octavo_engine.errors import EngineError
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """The listening socket. Errors: :class:`EngineError` when the address is taken or not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        sentence = f"Cannot listen on {host} port {port}: {reason}; choose another --host or --port."
+        raise EngineError(sentence) from error
+    return listener
