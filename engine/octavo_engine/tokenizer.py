@@ -140,7 +140,6 @@ def _eos_token_ids(folder: Path, backend: tokenizers.Tokenizer, special: dict[st
     for name in ("generation_config.json", "config.json"):
         found: int | list[int] | None = _read_json(folder / name).get("eos_token_id")
         if found is not None:
-            if found is not None:
             return sorted([found] if isinstance(found, int) else set(found))
     index = backend.token_to_id(special.get("eos_token", ""))
     return [] if index is None else [index]
