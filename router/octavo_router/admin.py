@@ -19,9 +19,12 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from octavo_router.metrics import Figures, RouterCollector
 from octavo_router.settings import Settings
 
+Ailment = Callable[[], str | None]
+"""Gives the reason why something is not as it should be, or None."""
 
-def create_app(figures: Figures, why_unready: Callable[[], str | None]) -> FastAPI:
-    """The admin app. `why_unready` gives the reason why no requests should come here, or None."""
+
+def create_app(figures: Figures, unready: Ailment, broken: Ailment) -> FastAPI:
+    """The admin app. `unready`: no requests should come here; `broken`: only a restart will mend it."""
     app = FastAPI(title="Octavo router", docs_url=None, redoc_url=None, openapi_url=None)
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
@@ -29,22 +32,25 @@ def create_app(figures: Figures, why_unready: Callable[[], str | None]) -> FastA
     registry.register(RouterCollector(figures))
 
     @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
+    async def healthz(response: Response) -> dict[str, str]:
+        return _verdict(broken(), response)
 
     @app.get("/readyz")
     async def readyz(response: Response) -> dict[str, str]:
-        reason = why_unready()
-        if reason is None:
-            return {"status": "ok"}
-        response.status_code = 503
-        return {"status": "unready", "message": reason}
+        return _verdict(unready(), response)
 
     @app.get("/metrics")
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+def _verdict(ailment: str | None, response: Response) -> dict[str, str]:
+    if ailment is None:
+        return {"status": "ok"}
+    response.status_code = 503
+    return {"status": "unavailable", "message": ailment}
 
 
 class AdminServer(uvicorn.Server):

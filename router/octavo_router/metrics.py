@@ -106,7 +106,7 @@ class RouterCollector(Collector):
             ("cancelled", "Requests whose client left before the end.", f.cancelled),
             ("cut_streams", "Responses that a pod cut in their midst.", f.cut_streams),
             ("upstream_connections_opened", "Connections opened to pods.", f.upstream_opened),
-            ("watch_restarts", "Watches of the API server that had to start over.", f.watch_restarts),
+            ("watch_restarts", "Watches of the API server that failed or expired.", f.watch_restarts),
         ):
             yield CounterMetricFamily(f"octavo_router_{name}", text, value=value)
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from octavo_router.admin import admin_server, create_app
+from octavo_router.discovery import Discovery
 from octavo_router.endpoints import Registry
+from octavo_router.kubeconfig import load_access
 from octavo_router.metrics import Figures
 from octavo_router.proxy.gateway import Gateway
 from octavo_router.proxy.pool import Pool
@@ -28,6 +32,7 @@ class Service:
         self._static = static
         self._figures = Figures()
         self._leaving = False
+        self._watching: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Serves, then drains. Raises SettingsError, or OSError when a port is taken."""
@@ -35,10 +40,9 @@ class Service:
         registry = Registry(self._figures, pool.withdraw)
         gateway = Gateway(self._settings, registry, LeastLoaded(), pool, self._figures)
         told = self._listen_for_signals()
-        async with contextlib.AsyncExitStack() as stack:
-            await self._discover(registry, stack)
+        async with self._discovering(registry):
             port = await gateway.start()
-            admin = admin_server(self._settings, create_app(self._figures, self._why_unready))
+            admin = admin_server(self._settings, create_app(self._figures, self._unready, self._broken))
             serving = asyncio.create_task(admin.serve())
             log.info("serving on %s:%d, admin on %d", self._settings.host, port, self._settings.admin_port)
             await told.wait()
@@ -49,12 +53,23 @@ class Service:
             admin.should_exit = True
             await serving
 
-    async def _discover(self, registry: Registry, stack: contextlib.AsyncExitStack) -> None:
+    @contextlib.asynccontextmanager
+    async def _discovering(self, registry: Registry) -> AsyncIterator[None]:
+        """Keeps the registry filled. Raises SettingsError when it is not known from where."""
         if self._static is not None:
             load_static(self._static, registry)
             self._figures.synced = True
+            yield
             return
-        raise NotImplementedError
+        access = load_access(os.environ)
+        self._watching = watching = asyncio.create_task(
+            Discovery(self._settings, access, registry, self._figures).run()
+        )
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
     def _listen_for_signals(self) -> asyncio.Event:
         told = asyncio.Event()
@@ -62,7 +77,11 @@ class Service:
             asyncio.get_running_loop().add_signal_handler(number, told.set)
         return told
 
-    def _why_unready(self) -> str | None:
+    def _broken(self) -> str | None:
+        watching = self._watching
+        return "Discovery has ended." if watching is not None and watching.done() else None
+
+    def _unready(self) -> str | None:
         if self._leaving:
             return "The router is leaving."
         return None if self._figures.synced else "The first list of models is not complete yet."

@@ -1,4 +1,4 @@
-"""Both ends of the data path on loopback: a pod that behaves as told, a router, and a client that sends raw bytes."""
+"""Both ends of the data path on loopback: a pod that behaves as told, a router, and a client of raw bytes."""
 
 from __future__ import annotations
 

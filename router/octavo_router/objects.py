@@ -1,0 +1,106 @@
+"""What the router reads of Kubernetes objects, and what it means. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from octavo_router.endpoints import Address
+from octavo_router.routing import Deployment
+
+DEPLOYMENT_LABEL = "octavo.dev/deployment"
+
+
+class Meta(msgspec.Struct, rename="camel", gc=False):
+    name: str = ""
+    namespace: str = ""
+    resource_version: str = ""
+    creation_timestamp: str = ""
+    labels: dict[str, str] | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class _Spec(msgspec.Struct, rename="camel", gc=False):
+    served_name: str | None = None
+    aliases: list[str] | None = None
+
+
+class LLMDeployment(msgspec.Struct, gc=False):
+    metadata: Meta
+    spec: _Spec = msgspec.field(default_factory=_Spec)
+
+    def deployment(self) -> Deployment:
+        meta, spec = self.metadata, self.spec
+        aliases = tuple(spec.aliases or ())
+        return Deployment(
+            meta.key, spec.served_name or meta.name, aliases, meta.creation_timestamp, meta.namespace
+        )
+
+
+class _Conditions(msgspec.Struct, gc=False):
+    """None means unknown, which the API asks to read as ready, serving and not terminating."""
+
+    ready: bool | None = None
+    serving: bool | None = None
+    terminating: bool | None = None
+
+
+class _Target(msgspec.Struct, gc=False):
+    uid: str = ""
+
+
+class _Endpoint(msgspec.Struct, rename="camel", gc=False):
+    addresses: list[str]
+    conditions: _Conditions = msgspec.field(default_factory=_Conditions)
+    target_ref: _Target | None = None
+
+    @property
+    def takes_requests(self) -> bool:
+        """Ready, and not on its way out: what it runs goes on, but nothing new goes there."""
+        c = self.conditions
+        return c.ready is not False and c.serving is not False and not c.terminating
+
+
+class _Port(msgspec.Struct, gc=False):
+    port: int | None = None
+    name: str | None = None
+
+
+class EndpointSlice(msgspec.Struct, rename="camel", gc=False):
+    metadata: Meta
+    address_type: str = "IPv4"
+    endpoints: list[_Endpoint] | None = None
+    ports: list[_Port] | None = None
+
+    @property
+    def deployment_key(self) -> str:
+        """The key of the deployment whose pods these are."""
+        return f"{self.metadata.namespace}/{(self.metadata.labels or {}).get(DEPLOYMENT_LABEL, '')}"
+
+    def addresses(self, port_name: str) -> frozenset[Address]:
+        """Where requests may go: the first address of each pod that takes them, at the named (or only) port."""
+        port = self._port(port_name)
+        if port is None or self.address_type not in ("IPv4", "IPv6"):
+            return frozenset()
+        return frozenset(
+            Address(e.addresses[0], port, e.target_ref.uid if e.target_ref else "")
+            for e in self.endpoints or ()
+            if e.takes_requests and e.addresses
+        )
+
+    def _port(self, name: str) -> int | None:
+        ports = self.ports or []
+        named = [p.port for p in ports if p.name == name]
+        return named[0] if named else (ports[0].port if len(ports) == 1 else None)
+
+
+def merge(slices: Iterable[frozenset[Address]]) -> list[Address]:
+    """The pods of all slices of one Service; one that has an IPv4 and an IPv6 address counts once."""
+    merged: dict[str, Address] = {}
+    for address in sorted(frozenset().union(*slices), key=lambda a: (":" in a.host, a.host, a.port)):
+        merged.setdefault(address.uid or f"{address.host} {address.port}", address)
+    return list(merged.values())
