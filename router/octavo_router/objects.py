@@ -82,7 +82,7 @@ class EndpointSlice(msgspec.Struct, rename="camel", gc=False):
         return f"{self.metadata.namespace}/{(self.metadata.labels or {}).get(DEPLOYMENT_LABEL, '')}"
 
     def addresses(self, port_name: str) -> frozenset[Address]:
-        """Where requests may go: the first address of each pod that takes them, at the named (or only) port."""
+        """Where requests may go: the first address of each pod that takes them, at the named or only port."""
         port = self._port(port_name)
         if port is None or self.address_type not in ("IPv4", "IPv6"):
             return frozenset()

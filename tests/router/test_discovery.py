@@ -56,7 +56,7 @@ class FakeApiServer:
         }
         self.requests: list[web.Request] = []
         self.lists = 0
-        self.expired = False  # answer 410 to watches
+        self.expired: set[str] = set()  # collections whose next watch is answered with 410
         self.page = 500
         self.port = 0
         self._runner: web.AppRunner | None = None
@@ -119,8 +119,8 @@ class FakeApiServer:
     async def _watch(self, kind: str, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
-        if self.expired:
-            self.expired = False
+        if kind in self.expired:
+            self.expired.remove(kind)
             status = {"kind": "Status", "code": 410, "message": "too old resource version"}
             await response.write(json.dumps({"type": "ERROR", "object": status}).encode() + b"\n")
             return response
@@ -230,7 +230,7 @@ async def test_after_a_410_what_vanished_meanwhile_is_forgotten(world: World) ->
         await world.watched()
         del server.objects["llmdeployments"]["default/old"]  # unseen by the watch
         server.put("llmdeployments", deployment("new"))
-        server.expired = True
+        server.expired.add("llmdeployments")
         server.end_watches("llmdeployments")
         await until(lambda: world.models() == ["new"])
 
@@ -259,7 +259,7 @@ async def test_while_the_api_server_is_away_the_router_keeps_what_it_knows(world
         assert world.models() == ["a"]
         server.put("llmdeployments", deployment("b"))
         await server.start()
-        server.expired = True
+        server.expired.add("llmdeployments")
         await until(lambda: world.models() == ["a", "b"])
 
 
