@@ -1,6 +1,7 @@
 """Octavo on a cluster: its images into the nodes, its chart into the cluster."""
 
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,17 +77,14 @@ def install(kubectl: Kubectl, *values: dict[str, Any]) -> None:
     Raises:
         BuildError: helm failed, or the pods were not ready in time.
     """
-    given: list[str | Path] = [word for each in values for word in ("--set-json", _set_json(each)) if word]
-    words: list[str | Path] = [
-        "upgrade",
-        "--install",
-        RELEASE,
-        CHART,
-        "--namespace",
-        NAMESPACE,
-        "--create-namespace",
-    ]
-    run([program("helm"), *words, "--wait", "--timeout", TIMEOUT, *given], env=kubectl.environment)
+    words: list[str | Path] = ["upgrade", "--install", RELEASE, CHART, "--namespace", NAMESPACE]
+    words += ["--create-namespace", "--wait", "--timeout", TIMEOUT]
+    with tempfile.TemporaryDirectory() as folder:
+        for number, each in enumerate(values):
+            file = Path(folder, f"{number}.json")
+            file.write_text(json.dumps(each))
+            words += ["--values", file]
+        run([program("helm"), *words], env=kubectl.environment)
 
 
 def uninstall(kubectl: Kubectl) -> None:
@@ -96,7 +94,3 @@ def uninstall(kubectl: Kubectl) -> None:
         BuildError: there is no such release.
     """
     run([program("helm"), "uninstall", RELEASE, "--namespace", NAMESPACE, "--wait"], env=kubectl.environment)
-
-
-def _set_json(values: dict[str, Any]) -> str:
-    return json.dumps(values)

@@ -22,5 +22,10 @@ def run(words: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[st
         raise BuildError(f"the command {words[0]} is missing: install it and try again") from error
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip())[-SHOWN_CHARACTERS:]
-        raise BuildError(f"`{shlex.join(map(str, words))}` failed: {said}")
+        raise BuildError(f"`{_shortened(words)}` failed: {said}")
     return done.stdout
+
+
+def _shortened(words: Sequence[str | Path]) -> str:
+    line = shlex.join([Path(words[0]).name, *map(str, words[1:])])
+    return line if len(line) <= SHOWN_CHARACTERS // 4 else f"{line[: SHOWN_CHARACTERS // 4]} ..."
