@@ -1,7 +1,7 @@
 """The Octavo engine: a PagedAttention inference server for language models.
 
-``from octavo_engine import LLM, SamplingParams``: names are loaded when first used, so that importing one pure
-module of this package loads neither torch nor a tokenizer.
+``from octavo_engine import LLM, SamplingParams``: names are loaded when first used, so that importing a pure
+module loads neither torch nor a tokenizer.
 """
 
 from __future__ import annotations
