@@ -42,7 +42,13 @@ def samples(node: dict[str, Any]) -> list[Any]:
     """Every choice of a setting, or one value that its schema allows."""
     if "enum" in node:
         return list(node["enum"])
-    return {"boolean": [True, False], "integer": [64], "number": [0.5], "string": ["text"]}[node["type"]]
+    by_type: dict[str, list[Any]] = {
+        "boolean": [True, False],
+        "integer": [64],
+        "number": [0.5],
+        "string": ["text"],
+    }
+    return by_type[node["type"]]
 
 
 def settings() -> Iterator[Any]:
