@@ -203,15 +203,13 @@ def test_request_errors_name_the_parameter(llm: LLM) -> None:
     [
         "import octavo_engine",
         "import octavo_engine.scheduler, octavo_engine.engine, octavo_engine.fake_runner",
-        "import octavo_engine
-from octavo_engine import LLM, SamplingParams",
+        "from octavo_engine import LLM, SamplingParams",
     ],
 )
 def test_importing_loads_no_torch(statement: str) -> None:
     check = f"import sys; {statement}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert (
-        subprocess.run([sys.executable, "-c", check], check=False, env={"PYTHONPATH": ENGINE}).returncode
-        == 0
+        subprocess.run([sys.executable, "-c", check], check=False, env={"PYTHONPATH": ENGINE}).returncode == 0
     )
 
 
