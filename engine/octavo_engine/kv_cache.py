@@ -78,6 +78,7 @@ class KVCache:
             self._make_writable(seq, first, draft)
         appended = [self.pool.allocate() for _ in range(self.blocks_for(end) - len(table))]
         table += appended
+        seq.writable_end = len(table) * self.block_size
         return appended
 
     def share(self, parent: Sequence, child: Sequence) -> None:
@@ -86,13 +87,14 @@ class KVCache:
         child.block_hashes = parent.block_hashes.copy()
         child.num_offered = parent.num_offered
         self.pool.take(child.block_table)
+        parent.writable_end = child.writable_end = 0
 
     def free(self, seq: Sequence) -> None:
         """Let go of the device blocks; what they are known to hold stays findable until it is evicted."""
         self.publish(seq)
         self.pool.release(reversed(seq.block_table))
         seq.block_table = []
-        seq.num_offered = 0
+        seq.num_offered = seq.writable_end = 0
 
     def swap_out(self, seq: Sequence, draft: StepDraft) -> bool:
         """Move the sequence's blocks to the host; False, and nothing done, when the host has no room."""

@@ -50,6 +50,7 @@ class Sequence:
         "status",
         "token_ids",
         "width",
+        "writable_end",
     )
 
     def __init__(self, request: Request, seq_id: int, index: int, token_ids: list[int]) -> None:
@@ -66,6 +67,7 @@ class Sequence:
         self.block_table: list[int] = []
         self.host_table: list[int] = []
         self.block_hashes: list[bytes] = []  # of the leading full blocks, as far as they were needed
+        self.writable_end = 0  # positions from num_computed up to here lie in blocks that it alone holds
         self.num_offered = 0  # leading blocks of the table that the prefix cache knows or was offered
         self.row_step = NO_ROW  # step in which the runner's row began
         self.scheduled_step = -1

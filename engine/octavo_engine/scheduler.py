@@ -23,7 +23,7 @@ from octavo_engine.messages import (
     StepInput,
     StepResult,
 )
-from octavo_engine.request import Request, Sequence, Status
+from octavo_engine.request import NO_ROW, Request, Sequence, Status
 
 
 class Scheduler:
@@ -192,13 +192,15 @@ class Scheduler:
 
     def _schedule_one(self, seq: Sequence, num_new: int) -> None:
         """Put the next ``num_new`` positions of a running sequence into the step, if blocks can be had."""
-        kv, draft, start = self._kv, self.batch.draft, seq.num_computed
+        draft, start = self.batch.draft, seq.num_computed
         end = start + num_new
-        kv.publish(seq)
-        if not self._make_room(seq, kv.blocks_wanted(seq, end)):
-            return
-        new_blocks = kv.extend(seq, end, draft)
-        if not seq.has_row:
+        new_blocks: list[int] = []
+        if end > seq.writable_end:
+            self._kv.publish(seq)
+            if not self._make_room(seq, self._kv.blocks_wanted(seq, end)):
+                return
+            new_blocks = self._kv.extend(seq, end, draft)
+        if seq.row_step == NO_ROW:
             draft.start_row(seq)
             seq.row_step = self._step_id
             new_blocks = []
@@ -209,7 +211,7 @@ class Scheduler:
         seq.num_computed = end
         seq.scheduled_step = self._step_id
         if sample:
-            if seq.num_tokens == seq.request.num_prompt_tokens and seq.index == 0:
+            if end == seq.request.num_prompt_tokens and seq.index == 0:
                 self._prompts_done.append(seq)
             seq.num_tokens += 1  # known to the runner when the step ends, to us when it is collected
 
@@ -252,14 +254,14 @@ class Scheduler:
             self.batch.finish(seq)
         prompt_logprobs, seq.prompt_logprobs = seq.prompt_logprobs, None
         return SequenceOutput(
-            request_id=request.request_id,
-            index=seq.index,
-            token_ids=[token.token_id],
-            logprobs=None if token.logprobs is None else [token.logprobs],
-            finish_reason=reason,
-            stop_token_id=token.token_id if reason == "stop" else None,
-            num_cached_tokens=seq.num_cached_tokens,
-            prompt_logprobs=prompt_logprobs,
+            request.request_id,
+            seq.index,
+            [token.token_id],
+            None if token.logprobs is None else [token.logprobs],
+            reason,
+            token.token_id if reason == "stop" else None,
+            seq.num_cached_tokens,
+            prompt_logprobs,
         )
 
     def _fail(self, seq_id: int, sentence: str) -> list[SequenceOutput]:
