@@ -1,4 +1,4 @@
-"""The resource, typed: spec in, status out. crds/llmdeployments.octavo.dev.yaml says the same, with the rules."""
+"""The resource, typed: spec in, status out. The CRD's YAML says the same, with the rules."""
 
 from typing import Any
 

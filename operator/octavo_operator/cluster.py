@@ -1,4 +1,4 @@
-"""The one seam to the API server: what the reconciler reads and writes. In tests fake.FakeCluster stands in."""
+"""The one seam to the API server: what the reconciler reads and writes. FakeCluster stands in in tests."""
 
 import asyncio
 import functools

@@ -1,4 +1,4 @@
-"""Is what is desired a part of what the API server stored, with its defaults and its spelling of quantities?"""
+"""Is what is desired a part of what the API server stored, with its defaults and spelling of quantities?"""
 
 from decimal import Decimal
 from typing import Any

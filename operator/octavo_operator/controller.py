@@ -12,6 +12,7 @@ from octavo_operator.api_client import Access, ApiClient
 from octavo_operator.cluster import ApiCluster
 from octavo_operator.names import Key
 from octavo_operator.reconcile import Reconciler
+from octavo_operator.scaling.service import MetricsService
 from octavo_operator.settings import Settings, defaults
 from octavo_operator.store import Store
 from octavo_operator.telemetry import Telemetry
@@ -46,7 +47,7 @@ class Controller:
 
 @asynccontextmanager
 async def running(settings: Settings, access: Access) -> AsyncIterator[Controller]:
-    """A controller at work, with its HTTP endpoints; its tasks end with the block, a failed one ends the block."""
+    """A controller at work, with its HTTP endpoints; its tasks end with the block, a failed one ends it."""
     telemetry = Telemetry()
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(ApiClient(access, telemetry))
@@ -56,12 +57,15 @@ async def running(settings: Settings, access: Access) -> AsyncIterator[Controlle
         )
         await stack.enter_async_context(serving(app, settings.bind_address, settings.http_port))
         group = await stack.enter_async_context(asyncio.TaskGroup())
-        task = group.create_task(controller.run())
+        tasks = [group.create_task(controller.run())]
+        if settings.metrics_api:
+            tasks.append(
+                group.create_task(MetricsService(client, controller.cluster, settings, telemetry).run())
+            )
         stack.callback(controller.queue.close)
-        stack.callback(task.cancel)
-        await (
-            controller.started.wait()
-        )  # kopf takes tasks that begin later for its own, and waits for their end
+        for task in tasks:
+            stack.callback(task.cancel)
+        await controller.started.wait()  # kopf takes later tasks for its own, and waits for their end
         yield controller
 
 

@@ -180,6 +180,7 @@ class Pod(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     version: int = 0
     template: str = ""
     leaving: bool = False
+    labels: dict[str, str] = {}
     status: PodStatus = PodStatus()
 
     @property
@@ -216,6 +217,7 @@ def decode_pod(data: bytes | msgspec.Raw) -> Pod:
         version=int(meta.resource_version),
         template=meta.annotations.get(TEMPLATE_ANNOTATION, ""),
         leaving=meta.deletion_timestamp is not None,
+        labels=meta.labels,
         status=found.status,
     )
 

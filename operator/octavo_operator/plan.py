@@ -107,7 +107,7 @@ def hand_over(llmd: LLMDeployment, manifest: Manifest | None, child: Child | Non
     """Keep the replicas there are when the HPA takes over from the spec.
 
     A field that its last manager lets go of falls back to its default: 3 replicas would become 1. So a second
-    manager takes it first. The HPA leaves a Deployment of 0 replicas alone, so that one is woken the same way.
+    manager takes it first. The HPA leaves a Deployment of 0 replicas alone: that one is woken the same way.
     """
     autoscaling = llmd.spec.autoscaling
     if manifest is None or child is None or not autoscaling:

@@ -10,6 +10,7 @@ import yaml
 from octavo_operator.api import PodDefaults, PodTemplate
 from octavo_operator.desired.meta import Defaults
 from octavo_operator.errors import SettingsError
+from octavo_operator.names import PORT
 
 PREFIX = "OCTAVO_"
 
@@ -33,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     service_name: str = "octavo-operator"
     http_port: int = 8080
     metrics_port: int = 6443
+    engine_port: int = PORT
     bind_address: str = "0.0.0.0"
     workers: int = 32
     log_level: LogLevel = "info"

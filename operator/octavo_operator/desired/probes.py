@@ -10,8 +10,8 @@ STARTUP_PERIOD = 2  # seconds: a small model is served soon after it has loaded
 def probes(startup_seconds: int) -> dict[str, Any]:
     """The three probes of the engine's container.
 
-    Until /health first says 200 only the startup probe counts. Readiness follows /health (draining and hung pods
-    get no requests); liveness asks the part of it that fails only when the process cannot recover.
+    Until /health first says 200 only the startup probe counts. Readiness follows /health (draining and hung
+    pods get no requests); liveness asks the part of it that fails only when the process cannot recover.
     """
     return {
         "startupProbe": {
