@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from octavo_engine.cli.bench import add_bench_flags, run_bench
+from octavo_engine.cli.chat import add_chat_flags, run_chat
 from octavo_engine.cli.flags import Parser, refuse_unbuilt, refuse_unknown, with_dashes
 from octavo_engine.cli.serve import add_serve_flags, run_serve
 from octavo_engine.errors import ConfigError, EngineError
@@ -22,7 +24,11 @@ class _Command(NamedTuple):
     run: Callable[..., None]
 
 
-_COMMANDS = (_Command("serve", "serve a model over HTTP", add_serve_flags, run_serve),)
+_COMMANDS = (
+    _Command("serve", "serve a model over HTTP", add_serve_flags, run_serve),
+    _Command("chat", "talk to a model in the terminal", add_chat_flags, run_chat),
+    _Command("bench", "measure: serve, throughput, latency", add_bench_flags, run_bench),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

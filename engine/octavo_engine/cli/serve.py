@@ -57,6 +57,7 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
         help="seconds for running requests on SIGTERM",
     )
     group.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    group.add_argument("--runner", default=MODEL_RUNNER, help=argparse.SUPPRESS)  # module:class, for tests
     add_engine_flags(parser)
 
 
@@ -88,10 +89,10 @@ def server_options(arguments: argparse.Namespace) -> ServerOptions:
 def run_serve(arguments: argparse.Namespace) -> None:
     """Serve until SIGTERM. Errors: :class:`EngineError`."""
     logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    run_server(server_options(arguments))
+    run_server(server_options(arguments), arguments.runner)
 
 
-def run_server(options: ServerOptions, runner: str = MODEL_RUNNER) -> None:
+def run_server(options: ServerOptions, runner: str) -> None:
     """Bind, start the core, and only then import what HTTP needs: the two load side by side.
 
     ``runner``: ``module:class`` of what the core drives. Errors: :class:`EngineError`.

@@ -168,6 +168,7 @@ def _model(serving: Serving, name: str) -> dict[str, Any]:
         "root": serving.options.engine.model.source,
         "parent": None,
         "max_model_len": ready.result().max_model_len if ready.done() else None,
+        "vocab_size": ready.result().vocab_size if ready.done() else None,
     }
 
 

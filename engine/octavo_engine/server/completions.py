@@ -44,7 +44,7 @@ class Completion:
             yield b"".join(
                 encoder.delta(delta.index, *self._text_and_logprobs(delta), delta.finish_reason)
                 for delta in deltas
-                if delta.text or delta.finish_reason or delta.logprobs or self._request.echo
+                if delta.text or delta.finish_reason or delta.logprobs or delta.index not in self._offsets
             )
         yield (encoder.usage(generation.usage.as_json()) if include_usage else b"") + DONE
 

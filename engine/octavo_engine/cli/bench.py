@@ -1,0 +1,96 @@
+"""The flags and the tables of ``octavo-engine bench serve|throughput|latency``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from octavo_engine.bench_serve import Load, run_load
+from octavo_engine.client import get_json
+from octavo_engine.errors import ConfigError
+
+_FALLBACK_VOCABULARY = 1000  # of a server that does not tell
+
+
+def add_bench_flags(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    _add_serve(kinds.add_parser("serve", help="a running server, over HTTP", allow_abbrev=False))
+
+
+def run_bench(arguments: argparse.Namespace) -> None:
+    """Measure, print a table, write JSON where asked. Errors: :class:`EngineError`."""
+    result = arguments.measure(arguments)
+    _print_table(result)
+    if arguments.output_json is not None:
+        _write_json(Path(arguments.output_json), result)
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--model", default=None, help="default: the server's first model")
+    parser.add_argument("--api-key", default=os.environ.get("OCTAVO_API_KEY"))
+    parser.add_argument("--max-concurrency", type=int, default=8)
+    parser.add_argument("--request-rate", type=float, default=0.0, help="requests a second; 0: all at once")
+    _add_workload(parser, num_prompts=64)
+    parser.set_defaults(measure=_measure_serve)
+
+
+def _add_workload(parser: argparse.ArgumentParser, num_prompts: int) -> None:
+    parser.add_argument("--num-prompts", type=int, default=num_prompts)
+    parser.add_argument("--input-len", type=int, default=512, help="random tokens of a prompt")
+    parser.add_argument("--output-len", type=int, default=128, help="tokens of an answer")
+    parser.add_argument("--workload-seed", type=int, default=0)
+    parser.add_argument("--output-json", default=None, metavar="FILE")
+
+
+def _measure_serve(arguments: argparse.Namespace) -> dict[str, Any]:
+    for name in ("num_prompts", "input_len", "output_len", "max_concurrency"):
+        if getattr(arguments, name) < 1:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} must be at least 1, not {getattr(arguments, name)}."
+            )
+    return asyncio.run(_run_load(arguments))
+
+
+async def _run_load(arguments: argparse.Namespace) -> dict[str, Any]:
+    models = await get_json(arguments.url, "/v1/models", arguments.api_key)
+    card = models["data"][0]
+    load = Load(
+        num_prompts=arguments.num_prompts,
+        input_len=arguments.input_len,
+        output_len=arguments.output_len,
+        max_concurrency=arguments.max_concurrency,
+        request_rate=arguments.request_rate,
+        vocab_size=card.get("vocab_size") or _FALLBACK_VOCABULARY,
+        seed=arguments.workload_seed,
+    )
+    return await run_load(arguments.url, arguments.model or card["id"], load, arguments.api_key)
+
+
+def _print_table(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("figure", "mean", "p50", "p90", "p99")
+    for name, value in result.items():
+        if isinstance(value, dict):
+            table.add_row(name, *(_number(value.get(column)) for column in ("mean", "p50", "p90", "p99")))
+        else:
+            table.add_row(name, _number(value))
+    Console().print(table)
+
+
+def _number(value: object) -> str:
+    return "-" if value is None else f"{value:,.2f}" if isinstance(value, float) else str(value)
+
+
+def _write_json(file: Path, result: dict[str, Any]) -> None:
+    try:
+        file.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    except OSError as error:
+        raise ConfigError(f"--output-json {file} cannot be written: {error.strerror}.") from error
