@@ -86,7 +86,7 @@ class Scheduler:
         prompts = self._schedule_decodes()
         self._schedule_prompts(prompts)
         self._admit_waiting()
-        self._fork_prompts()
+        self._complete_prompts()
         if self.batch.draft.is_empty:
             return None
         step = self.batch.draft.build(self._step_id)
@@ -215,9 +215,10 @@ class Scheduler:
                 self._prompts_done.append(seq)
             seq.num_tokens += 1  # known to the runner when the step ends, to us when it is collected
 
-    def _fork_prompts(self) -> None:
+    def _complete_prompts(self) -> None:
         for seq in self._prompts_done:
             self._num_prompt_tokens += seq.request.num_prompt_tokens
+            self._kv.publish(seq)  # the next step may share what this one computes
             self.batch.fork(seq)
         self._prompts_done.clear()
 
