@@ -37,7 +37,12 @@ def decoding_scheduler(num_running: int, num_steps: int) -> Scheduler:
     length = PROMPT_TOKENS + num_steps + 64
     num_blocks = num_running * (length // 16 + 2)
     scheduler = Scheduler(
-        config, num_blocks=num_blocks, num_host_blocks=0, max_model_len=length, eos_token_ids=[0]
+        config,
+        num_blocks=num_blocks,
+        num_host_blocks=0,
+        max_model_len=length,
+        vocab_size=1000,
+        eos_token_ids=[0],
     )
     params = SamplingParams(max_tokens=None)
     for number in range(num_running):

@@ -42,7 +42,6 @@ class EngineCore:
         self._clock = clock
         self._in_flight = 0
         self._refused: list[SequenceOutput] = []
-        self._vocab_size = 0
 
     def start(self) -> Ready:
         """Load the model, size and allocate the KV cache. Errors: ConfigError, ModelError, OutOfMemory."""
@@ -51,12 +50,12 @@ class EngineCore:
         num_blocks, num_host_blocks = self._runner.profile_blocks()
         max_model_len = _servable_length(self.config, spec, num_blocks)
         self._runner.allocate(num_blocks, num_host_blocks)
-        self._vocab_size = spec.vocab_size
         self._scheduler = Scheduler(
             self.config,
             num_blocks=num_blocks,
             num_host_blocks=num_host_blocks,
             max_model_len=max_model_len,
+            vocab_size=spec.vocab_size,
             eos_token_ids=spec.eos_token_ids,
         )
         return Ready(
@@ -72,7 +71,6 @@ class EngineCore:
     def add(self, request: AddRequest) -> None:
         """Queue a request. One that is refused is not raised: its error is among the next step's outputs."""
         try:
-            self._check_vocabulary(request)
             self._scheduler.add(request)
         except RequestError as error:
             self._refused += [
@@ -133,15 +131,6 @@ class EngineCore:
             self._runner.collect()
             self._in_flight -= 1
         self._runner.shutdown()
-
-    def _check_vocabulary(self, request: AddRequest) -> None:
-        for token_id in (min(request.prompt_token_ids, default=0), max(request.prompt_token_ids, default=0)):
-            if not 0 <= token_id < self._vocab_size:
-                raise RequestError(
-                    f"The prompt holds token id {token_id}, but the model's vocabulary ends at"
-                    f" {self._vocab_size - 1}; tokenize the prompt with this model's own tokenizer.",
-                    param="prompt",
-                )
 
 
 def _servable_length(config: EngineConfig, spec: RunnerSpec, num_blocks: int) -> int:

@@ -41,12 +41,14 @@ class Scheduler:
         num_blocks: int,
         num_host_blocks: int,
         max_model_len: int,
+        vocab_size: int,
         eos_token_ids: list[int],
     ) -> None:
         self.batch = Batch(config, num_blocks, num_host_blocks)
         self._kv = self.batch.kv
         self._config = config.scheduler
         self._max_model_len = max_model_len
+        self._vocab_size = vocab_size
         self._eos_token_ids = frozenset(eos_token_ids)
         # Without chunks a prompt takes one step, so a step must be able to hold the longest one.
         longest_chunk = 1 if self._config.enable_chunked_prefill else max_model_len
@@ -61,7 +63,7 @@ class Scheduler:
 
     def add(self, message: AddRequest) -> None:
         """Queue a request. Errors: RequestError, status 400 if it can never run, 429 if the queue is full."""
-        check_admissible(message, self._config, self._max_model_len, self.batch)
+        check_admissible(message, self._config, self._max_model_len, self._vocab_size, self.batch)
         priority = message.priority if self._config.policy == "priority" else 0
         order = (priority, next(self._arrivals))
         request = Request(message, order, self._max_model_len, self._eos_token_ids)

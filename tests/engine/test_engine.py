@@ -154,7 +154,7 @@ def test_swap_falls_back_to_recompute_when_the_host_is_full() -> None:
         pytest.param(
             request("a", [1] * 200),
             400,
-            "200 tokens.*may have 160",
+            "200 tokens.*length is 160",
             id="a prompt longer than the model takes",
         ),
         pytest.param(request("a", [1], n=9), 400, "n is 9.*at most 8", id="more answers than places"),

@@ -7,7 +7,14 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.engine.simulation import drain, engine_config, request, start_engine, tokens_by_sequence
+from tests.engine.simulation import (
+    VOCAB_SIZE,
+    drain,
+    engine_config,
+    request,
+    start_engine,
+    tokens_by_sequence,
+)
 
 from octavo_engine.messages import SampledToken, SequenceOutput, StepInput, StepResult
 from octavo_engine.scheduler import Scheduler
@@ -23,6 +30,7 @@ def scheduler_of(
         num_blocks=blocks,
         num_host_blocks=host_blocks,
         max_model_len=max_model_len,
+        vocab_size=VOCAB_SIZE,
         eos_token_ids=[EOS],
     )
 
@@ -238,7 +246,7 @@ def test_prompt_logprobs_come_once_and_whole(blocks: int, in_flight: int) -> Non
 def test_the_youngest_gives_way_and_comes_back_before_newer_ones() -> None:
     scheduler = scheduler_of(blocks=10, max_num_batched_tokens=200)
     for name in "abc":
-        scheduler.add(request(name, [ord(name)] * 44, max_tokens=100))
+        scheduler.add(request(name, [ord(name) - 97] * 44, max_tokens=100))
     while not scheduler.stats(0).preemptions:
         finish_step(scheduler, step_of(scheduler))
     scheduler.add(request("d", [1], max_tokens=100))
