@@ -58,9 +58,9 @@ class StepExecutor:
         self.cache.swap_out(step.swap_out)
         self.cache.swap_in(step.swap_in)
         self.cache.copy(step.copies)
-        refused = self._start(step.starts)
         for seq_id, index, block in step.block_changes:
             self.rows.set_block(seq_id, index, block)
+        refused = self._start(step.starts)
         for sequence in step.sequences:
             if sequence.new_block_ids:
                 self.rows.append_blocks(sequence.seq_id, sequence.new_block_ids)

@@ -36,11 +36,11 @@ def blocks_that_fit(
     budget = _cache_bytes(config, device)
     blocks = budget // shape.bytes_per_block - 1  # the block of zeros
     if blocks * shape.block_size < max_model_len:
-        fits = max(0, blocks * shape.block_size)
         needed = (-(-max_model_len // shape.block_size) + 1) * shape.bytes_per_block
+        more = f"--kv-cache-memory-bytes to {needed}" if device.type == "cpu" else "--gpu-memory-utilization"
         raise OutOfMemory(
-            f"The KV cache of one sequence of {max_model_len} tokens needs {_gib(needed)} and {_gib(budget)} is "
-            f"there for it; lower --max-model-len to {fits} or give the KV cache more memory."
+            f"The KV cache of one sequence of {max_model_len} tokens needs {needed:,} bytes and {budget:,} are there "
+            f"for it; lower --max-model-len to {max(0, blocks * shape.block_size)} or raise {more}."
         )
     return blocks, host
 

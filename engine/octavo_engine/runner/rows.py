@@ -11,6 +11,7 @@ from octavo_engine.messages import SequenceStart
 from octavo_engine.sampling_params import SamplingParams
 
 _SMALLEST_CAPACITY = 16
+_STREAM = 0xD1342543DE82EF95  # odd and large: streams of nearby seeds do not meet
 _T = TypeVar("_T", bound=np.generic)
 
 
@@ -49,7 +50,7 @@ class RowTable:
         self.params[row] = start.params
         self.token_ids[row, : len(start.token_ids)] = start.token_ids
         self.prompt_lens[row] = start.num_prompt_tokens
-        self.seeds[row] = self._seed(start.params)
+        self.seeds[row] = self._seed(start)
         self.block_counts[row] = 0
         self.append_blocks(start.seq_id, start.block_ids)
 
@@ -68,7 +69,6 @@ class RowTable:
     def set_block(self, seq_id: int, index: int, block_id: int) -> None:
         row = self._row_of[seq_id]
         self.block_tables[row, index] = block_id
-        self.block_counts[row] = max(self.block_counts[row], index + 1)
 
     def put_token(self, seq_id: int, position: int, token_id: int) -> None:
         """Make a sampled token known, so that the next step can read it. One past the longest length is dropped."""
@@ -85,9 +85,10 @@ class RowTable:
     def wants_prompt_logprobs(self, seq_id: int) -> bool:
         return self.params[self._row_of[seq_id]].prompt_logprobs is not None
 
-    def _seed(self, params: SamplingParams) -> int:
-        if params.seed is not None:
-            return params.seed % (1 << 64)
+    def _seed(self, start: SequenceStart) -> int:
+        """Of the request's n sequences each has a stream of its own, the same whenever it starts again."""
+        if start.params.seed is not None:
+            return (start.params.seed + start.index * _STREAM) % (1 << 64)
         return int(self._random.integers(1 << 64, dtype=np.uint64))
 
     def _take(self) -> int:
