@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -61,13 +62,12 @@ class AdminServer(uvicorn.Server):
         yield
 
 
-def admin_server(settings: Settings, app: FastAPI) -> AdminServer:
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.admin_port,
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-    )
-    return AdminServer(config)
+def admin_server(app: FastAPI) -> AdminServer:
+    """A server for `AdminServer.serve(sockets=...)`."""
+    return AdminServer(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+
+
+def admin_socket(settings: Settings) -> socket.socket:
+    """Listens on the admin port. Raises OSError when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    return socket.create_server((settings.host, settings.admin_port), family=family)

@@ -10,7 +10,7 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from octavo_router.admin import admin_server, create_app
+from octavo_router.admin import admin_server, admin_socket, create_app
 from octavo_router.discovery import Discovery
 from octavo_router.endpoints import Registry
 from octavo_router.kubeconfig import load_access
@@ -40,17 +40,26 @@ class Service:
         registry = Registry(self._figures, pool.withdraw)
         gateway = Gateway(self._settings, registry, LeastLoaded(), pool, self._figures)
         told = self._listen_for_signals()
-        async with self._discovering(registry):
+        async with self._discovering(registry), self._administered():
             port = await gateway.start()
-            admin = admin_server(self._settings, create_app(self._figures, self._unready, self._broken))
-            serving = asyncio.create_task(admin.serve())
-            log.info("serving on %s:%d, admin on %d", self._settings.host, port, self._settings.admin_port)
+            log.info("serving on %s:%d", self._settings.host, port)
             await told.wait()
             self._leaving = True
             log.info("leaving: accepting %g s more, then finishing what runs", self._settings.lame_duck)
             if not await gateway.drain():
                 log.warning("%g s were not enough: cut what still ran", self._settings.drain_timeout)
-            admin.should_exit = True
+
+    @contextlib.asynccontextmanager
+    async def _administered(self) -> AsyncIterator[None]:
+        """Serves the admin port."""
+        listening = admin_socket(self._settings)
+        server = admin_server(create_app(self._figures, self._unready, self._broken))
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        log.info("health and metrics on port %d", listening.getsockname()[1])
+        try:
+            yield
+        finally:
+            server.should_exit = True
             await serving
 
     @contextlib.asynccontextmanager

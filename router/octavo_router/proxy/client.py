@@ -137,6 +137,8 @@ class ClientConnection(asyncio.Protocol):
         self._looping = True
         while self._waiting and self.exchange is None and not self._paused and not self._closing:
             item = self._waiting.popleft()
+            if not self._waiting:
+                self.transport.resume_reading()
             if isinstance(item, RouterError):
                 self._refuse_and_linger(item)
             else:
@@ -144,8 +146,6 @@ class ClientConnection(asyncio.Protocol):
         self._looping = False
         if self.exchange is None and not self._closing and not self._lingering:
             self._await_request()
-        if not self._waiting and not self._closing:
-            self.transport.resume_reading()
 
     def _serve(self, request: Request) -> None:
         head, gateway = request.head, self._gateway
@@ -187,7 +187,7 @@ class ClientConnection(asyncio.Protocol):
     def finished(self, keep_alive: bool) -> None:
         """The response is written whole."""
         self.exchange = None
-        if keep_alive:
+        if keep_alive and not self._gateway.closing:
             self._next()
         else:
             self._close()
@@ -195,7 +195,10 @@ class ClientConnection(asyncio.Protocol):
     def refuse(self, error: RouterError, head: RequestHead, request_id: bytes) -> None:
         """Answers a whole request with an error."""
         keep_alive = head.keep_alive and not self._gateway.closing
-        self.transport.write(error_response(error, request_id, keep_alive=keep_alive, http10=head.http10))
+        response = error_response(error, request_id, keep_alive=keep_alive, http10=head.http10)
+        if head.method == b"HEAD":
+            response = response[: response.index(b"\r\n\r\n") + 4]
+        self.transport.write(response)
         self.finished(keep_alive)
 
     def cut(self, last: bytes, *, reset: bool) -> None:

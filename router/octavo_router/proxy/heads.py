@@ -66,7 +66,9 @@ def read_head(
     """
     if version not in ("1.1", "1.0"):
         raise VersionNotSupportedError(f"HTTP/{version} is not spoken here; use HTTP/1.1.")
-    head = RequestHead(method, target, headers, version == "1.0", keep_alive, None, False, False, None)
+    head = RequestHead(
+        method, _origin_form(target), headers, version == "1.0", keep_alive, None, False, False, None
+    )
     hosts = 0
     for name, value in headers:
         lowered = name.lower()
@@ -77,6 +79,16 @@ def read_head(
     if hosts > 1 or (hosts == 0 and not head.http10):
         raise InvalidRequestError(f"The request has {hosts} Host headers; HTTP/1.1 wants exactly one.")
     return head
+
+
+def _origin_form(target: bytes) -> bytes:
+    """The path and query of a request target, that of an absolute one included (RFC 9112, 3.2.2)."""
+    if target.startswith(b"/"):
+        return target
+    scheme, separator, rest = target.partition(b"://")
+    if not separator or scheme.lower() not in (b"http", b"https"):
+        raise InvalidRequestError(f"The request's target {target[:100].decode('latin-1')!r} is not a path.")
+    return b"/" + rest.partition(b"/")[2]
 
 
 def _note(head: RequestHead, lowered: bytes, value: bytes) -> None:

@@ -11,6 +11,7 @@ from octavo_router.errors import (
     BodyTooLargeError,
     HeadTooLargeError,
     InvalidRequestError,
+    MethodNotAllowedError,
     OverloadedError,
     RouterError,
 )
@@ -156,7 +157,9 @@ class RequestReader:
     def on_headers_complete(self) -> None:
         parser = self._parser
         self._upgrade = parser.should_upgrade()
-        if self._upgrade and parser.get_method() != b"CONNECT":
+        if parser.get_method() == b"CONNECT":
+            raise MethodNotAllowedError("CONNECT is not served here; use POST.")
+        if self._upgrade:
             return
         if self._head_bytes + len(self._target) > self._settings.max_head_bytes:
             raise self._head_too_large()
