@@ -35,7 +35,7 @@ from octavo_engine.messages import (
 )
 
 CoreState = Literal["loading", "ok", "hung", "dead"]
-_STOP_SECONDS = 5.0  # from Shutdown to SIGKILL
+_STOP_SECONDS = 1.0  # from Shutdown to SIGKILL
 
 
 class CoreHealth(NamedTuple):
@@ -190,7 +190,9 @@ class CoreClient:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._context.destroy(linger=0)
+        for socket in (self._messages, self._requests):
+            socket.close(linger=0)
+        self._context.term()
 
     def _send(self, request: CoreRequest) -> None:
         with contextlib.suppress(zmq.Again):  # only when the core is dead, which _watch tells everyone

@@ -28,6 +28,7 @@ from octavo_engine.tokenizer import Tokenizer, load_tokenizer
 
 _log = logging.getLogger(__name__)
 _LAST_WORDS_SECONDS = 2.0  # for connections to read their error after the core has died
+_ENDING_SECONDS = 2.0  # of the drain's time, kept for telling clients and ending the core
 
 
 class _Server(uvicorn.Server):
@@ -106,7 +107,7 @@ def _on_signal(serving: Serving, server: _Server) -> None:
 
 async def _drain(serving: Serving, server: _Server) -> None:
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(serving.options.drain_timeout):
+        async with asyncio.timeout(max(0.0, serving.options.drain_timeout - _ENDING_SECONDS)):
             await serving.idle.wait()
     serving.core.fail_all(unavailable("The server is shutting down and this request did not finish in time."))
     server.should_exit = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from octavo_engine.messages import EngineStats
@@ -35,9 +35,14 @@ _E2E = (0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 60, 120, 240,
 class Metrics:
     """One server's metrics, labelled with the model's first name."""
 
-    def __init__(self, model_name: str, stats: Callable[[], EngineStats]) -> None:
+    def __init__(self, model_name: str, stats: Callable[[], EngineStats], active: Callable[[], int]) -> None:
+        """``stats``: the core's latest report; ``active``: requests whose answers are not complete."""
         self._registry = CollectorRegistry()
         self._registry.register(_EngineCollector(model_name, stats))
+        self._http = Gauge(
+            "octavo_http_requests_active", "Requests being answered.", ["model_name"], registry=self._registry
+        )
+        self._http.labels(model_name).set_function(active)
         self._ttft = self._histogram(
             "octavo_time_to_first_token_seconds", "Request to first token.", _TTFT, model_name
         )

@@ -42,7 +42,7 @@ class Serving:
         self.options = options
         self.core = core
         self.created = int(time.time())
-        self.metrics = Metrics(options.model_names[0], lambda: core.stats)
+        self.metrics = Metrics(options.model_names[0], lambda: core.stats, lambda: self.active)
         self.draining: asyncio.Task[None] | None = None  # set by the first SIGTERM
         self.stopped = False  # by a second one
         self.active = 0  # HTTP requests whose answers are not complete
