@@ -48,6 +48,9 @@ class RefusedError(ApiError):
     """Invalid, forbidden, or denied by admission."""
 
 
+_OUT_OF_SCHEMA = "failed to create typed patch object"
+"""A server-side apply of an unknown field is answered with 500."""
+
 _KINDS: dict[int, type[ApiError]] = {
     401: UnreachableError,
     404: NotFoundError,
@@ -61,5 +64,7 @@ def from_status(status: int, reason: str, message: str) -> ApiError:
     """Return the error that stands for an HTTP status of the API server."""
     if reason == "AlreadyExists":
         return AlreadyExistsError(status, reason, message)
+    if _OUT_OF_SCHEMA in message:
+        return RefusedError(status, reason, message)
     kind = _KINDS.get(status, RefusedError if 400 <= status < 500 else UnreachableError)
     return kind(status, reason, message)
