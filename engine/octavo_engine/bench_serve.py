@@ -120,14 +120,14 @@ def summarize(traces: Sequence[Trace], seconds: float, load: Load) -> dict[str, 
         "requests_per_s": len(done) / seconds,
         "output_tokens_per_s": output_tokens / seconds,
         "total_tokens_per_s": (output_tokens + len(done) * load.input_len) / seconds,
-        "ttft_ms": _spread([trace.ttft for trace in done]),
-        "tpot_ms": _spread([trace.tpot for trace in done if trace.tpot is not None]),
-        "itl_ms": _spread([gap for trace in done for gap in trace.gaps]),
-        "e2e_ms": _spread([trace.e2e for trace in done]),
+        "ttft_ms": spread([trace.ttft for trace in done]),
+        "tpot_ms": spread([trace.tpot for trace in done if trace.tpot is not None]),
+        "itl_ms": spread([gap for trace in done for gap in trace.gaps]),
+        "e2e_ms": spread([trace.e2e for trace in done]),
     }
 
 
-def _spread(seconds: Sequence[float]) -> dict[str, float]:
+def spread(seconds: Sequence[float]) -> dict[str, float]:
     """Mean and percentiles (nearest rank), in milliseconds; empty without values."""
     if not seconds:
         return {}

@@ -77,6 +77,8 @@ class FakeRunner:
         _require(step.step_id > self._last_step, f"step {step.step_id} comes after step {self._last_step}")
         _require(bool(step.sequences), f"step {step.step_id} computes nothing")
         self._last_step = step.step_id
+        if self._check:
+            _check_moves(step)
         self._move_blocks(step)
         self._change_rows(step)
         if self._check:
@@ -185,6 +187,17 @@ class _Row:
         for token_id in self.token_ids[len(self.digests) :]:
             digest = next_digest(digest, token_id)
             self.digests.append(digest)
+
+
+def _check_moves(step: StepInput) -> None:
+    """No move of a step may destroy what another one of the same step still has to read."""
+    brought = {device for _, device in step.swap_in}
+    saved = [host for _, host in step.swap_out]
+    _require(len(set(saved)) == len(saved), "two blocks are swapped out to one")
+    _require(not set(saved) & {host for host, _ in step.swap_in}, "a block swapped in was overwritten before")
+    _require(
+        not brought & {source for source, _ in step.copies}, "a block is copied after it was overwritten"
+    )
 
 
 def _logprobs(token_id: int) -> TokenLogprobs:

@@ -72,13 +72,13 @@ def configs() -> st.SearchStrategy[EngineConfig]:
     )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(configs(), workloads())
 def test_tokens_are_the_same_under_every_pressure(config: EngineConfig, workload: list[AddRequest]) -> None:
     assert generate(config, workload) == generate(ROOMY, workload)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(configs(), workloads(), st.data())
 def test_requests_that_come_and_go_do_not_disturb_the_others(
     config: EngineConfig, workload: list[AddRequest], data: st.DataObject

@@ -1,0 +1,1 @@
+"""Measurements that need no server: ``octavo-engine bench throughput|latency``."""
