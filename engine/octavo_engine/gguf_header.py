@@ -79,7 +79,7 @@ class _Cursor:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where a tensor lies: ``shape`` outermost first, ``kind`` a number of ggml_type, ``offset`` from the file's start."""
+    """Where a tensor lies: ``shape`` outermost first, ``kind`` of ggml_type, ``offset`` in the file."""
 
     name: str
     shape: tuple[int, ...]

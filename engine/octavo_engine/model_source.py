@@ -1,4 +1,4 @@
-"""Where a model's files lie: a folder, a .gguf file, or ``package://NAME[/FILE]``. No torch, no import of the package."""
+"""Where a model's files lie: a folder, a .gguf file, or ``package://NAME[/FILE]`` (not imported)."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class StepExecutor:
         return StepResult(step.step_id, sound, sampled.failed | refused)
 
     def _apply(self, step: StepInput) -> dict[int, str]:
-        """The step's changes to rows and cache, in the protocol's order; returns the starts that were refused."""
+        """Change rows and cache in the protocol's order; returns the starts that were refused."""
         for seq_id in step.ended:
             self.rows.end(seq_id)
         self.cache.swap_out(step.swap_out)
@@ -67,7 +67,7 @@ class StepExecutor:
         return refused
 
     def _start(self, starts: list[SequenceStart]) -> dict[int, str]:
-        """A start that cannot be served gets a row of harmless tokens: its step computes, and its result is dropped."""
+        """A start that cannot be served gets harmless tokens: it computes, and its result is dropped."""
         refused = {}
         for start in starts:
             sentence = _unknown_token(start, self.vocab_size)

@@ -1,8 +1,9 @@
 """The paged KV cache of one rank.
 
-Layout: one tensor [layers, 2 (key, value), blocks, block_size, kv_heads, head_dim]. A layer's keys are a contiguous
-[blocks, block_size, kv_heads, head_dim], which is what paged attention kernels read; a block of all layers moves with
-one indexed copy. One block more than asked for holds zeros for ever: padding points there.
+Layout: one tensor [layers, 2 (key, value), blocks, block_size, kv_heads, head_dim]. A layer's keys are a
+contiguous [blocks, block_size, kv_heads, head_dim], which is what paged attention kernels read; a block of
+all layers moves with one indexed copy. One block more than asked for holds zeros for ever: padding points
+there.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def _changes(params: SamplingParams, output_len: int) -> bool:
 
 
 def _penalize(row: Tensor, params: SamplingParams, tokens: NDArray[np.int32], prompt_len: int) -> None:
-    """Repetition (Keskar et al. 2019) over prompt and output; frequency and presence (OpenAI) over the output."""
+    """Repetition (Keskar et al. 2019) over prompt and output; OpenAI's two over the output."""
     if params.repetition_penalty != 1.0:
         seen = _tensor(np.unique(tokens), row)
         found = row[seen]

@@ -37,21 +37,30 @@ def blocks_that_fit(
     blocks = budget // shape.bytes_per_block - 1  # the block of zeros
     if blocks * shape.block_size < max_model_len:
         needed = (-(-max_model_len // shape.block_size) + 1) * shape.bytes_per_block
-        more = f"--kv-cache-memory-bytes to {needed}" if device.type == "cpu" else "--gpu-memory-utilization"
         raise OutOfMemory(
-            f"The KV cache of one sequence of {max_model_len} tokens needs {needed:,} bytes and {budget:,} are there "
-            f"for it; lower --max-model-len to {max(0, blocks * shape.block_size)} or raise {more}."
+            f"The KV cache of one sequence of {max_model_len} tokens needs {needed:,} bytes and "
+            f"{budget:,} are there; lower --max-model-len to {max(0, blocks * shape.block_size)} "
+            f"or raise {_cache_setting(config, budget, needed, device)}."
         )
     return blocks, host
 
 
 def _cache_bytes(config: EngineConfig, device: torch.device) -> int:
-    """On a GPU what utilization leaves after the weights; on a CPU the size that was asked for, if it is free."""
+    """On a GPU what utilization leaves after the weights; on a CPU the size asked for, if it is free."""
     free = free_bytes(device)
     if device.type == "cpu":
         return min(config.cache.cpu_kv_cache_bytes, int(0.9 * free))
     total = torch.cuda.mem_get_info(device)[1]
     return free - int((1 - config.cache.gpu_memory_utilization) * total)
+
+
+def _cache_setting(config: EngineConfig, budget: int, needed: int, device: torch.device) -> str:
+    """What gives the KV cache more memory."""
+    if device.type != "cpu":
+        return "--gpu-memory-utilization"
+    if budget < config.cache.cpu_kv_cache_bytes:
+        return "the memory limit"
+    return f"--kv-cache-memory-bytes to {needed}"
 
 
 def _gib(size: int) -> str:

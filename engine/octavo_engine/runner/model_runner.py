@@ -1,4 +1,4 @@
-"""The runner of one rank: holds the model, its KV cache and a row per live sequence, and carries out steps."""
+"""The runner of one rank: the model, its KV cache and a row per live sequence; carries out steps."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from octavo_engine.runner.weights.loader import load_weights
 class ModelRunner:
     """Fulfils :class:`octavo_engine.messages.Runner` for a model on this machine.
 
-    Steps run one after another on a thread of their own, so that the engine schedules the next step meanwhile;
-    torch spreads each operator over all cores.
+    Steps run one after another on a thread of their own, so that the engine schedules the next step
+    meanwhile; torch spreads each operator over all cores.
     """
 
     def __init__(self, config: EngineConfig, rank: int = 0, group: ParallelGroup | None = None) -> None:

@@ -71,7 +71,7 @@ class RowTable:
         self.block_tables[row, index] = block_id
 
     def put_token(self, seq_id: int, position: int, token_id: int) -> None:
-        """Make a sampled token known, so that the next step can read it. One past the longest length is dropped."""
+        """Make a sampled token known to the next step. One past the longest length is dropped."""
         if position < self._width:
             self.token_ids[self._row_of[seq_id], position] = token_id
 

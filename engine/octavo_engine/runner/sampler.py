@@ -34,8 +34,8 @@ class Sampler:
     def sample(self, raw: Tensor, batch: SamplingBatch) -> Sampled:
         """Draw one token for each row of ``raw`` [n, vocab] (float32).
 
-        A row whose logits are not numbers fails its own sequence. Log probabilities are those of the model, before
-        penalties, temperature and filters.
+        A row whose logits are not numbers fails its own sequence. Log probabilities are those of the model,
+        before penalties, temperature and filters.
         """
         logits = process_logits(raw, batch, self.eos_token_ids)
         best, token_ids = logits.max(dim=-1)
@@ -59,7 +59,7 @@ class Sampler:
 
 
 def rank_tokens(logits: Tensor, chosen: Tensor, counts: list[int]) -> list[TokenLogprobs]:
-    """For each row of ``logits`` [n, vocab]: the ``chosen`` [n] token, its rank, and the row's count of best ones."""
+    """For each row of ``logits`` [n, vocab]: the ``chosen`` token, its rank, and its count of best ones."""
     logprobs = logits.log_softmax(dim=-1)
     mine = logprobs.gather(-1, chosen[:, None])
     ranks = ((logprobs > mine).sum(dim=-1) + 1).tolist()

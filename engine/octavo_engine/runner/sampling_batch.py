@@ -17,8 +17,8 @@ from octavo_engine.sampling_params import SamplingParams
 class SamplingBatch:
     """Sequences that sample in this step, in the order of the rows of their logits.
 
-    ``tokens[i]`` are all tokens of sequence i so far (prompt and output, int32); the first ``prompt_lens[i]`` are
-    its prompt. ``seeds`` [n] uint64.
+    ``tokens[i]`` are all tokens of sequence i so far (prompt and output, int32); the first ``prompt_lens[i]``
+    are its prompt. ``seeds`` [n] uint64.
     """
 
     seq_ids: list[int]

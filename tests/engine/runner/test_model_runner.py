@@ -1,4 +1,4 @@
-"""The runner's side of the protocol: rows, preemption, block copies, swaps, seeds, and failures of one sequence."""
+"""The runner's side of the protocol: rows, preemption, copies, swaps, seeds, failures of one sequence."""
 
 from __future__ import annotations
 

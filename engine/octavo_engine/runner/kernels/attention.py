@@ -1,7 +1,7 @@
 """Attention of a mixed batch (decodes and prefill chunks) over the paged KV cache: the torch reference.
 
-The reference gathers each sequence's keys and values by slot. Everything that is the same for all layers (which
-slots, which mask) is worked out once a step by :func:`plan_attention`.
+The reference gathers each sequence's keys and values by slot. Everything that is the same for all layers
+(which slots, which mask) is worked out once a step by :func:`plan_attention`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class SequenceLayout:
     """What one step asks of each sequence, in batch order; query tokens are concatenated in the same order.
 
     ``block_tables`` [sequences, max_blocks], ``context_lens`` [sequences] counts the step's own tokens too,
-    ``query_lens`` [sequences]. ``num_decodes`` leading sequences have one query token each. ``null_slot`` is a slot
-    of the cache that always holds zeros.
+    ``query_lens`` [sequences]. ``num_decodes`` leading sequences have one query token each. ``null_slot`` is
+    a slot of the cache that always holds zeros.
     """
 
     block_tables: NDArray[np.int32]
@@ -36,7 +36,7 @@ class SequenceLayout:
 
 @dataclass(frozen=True, slots=True)
 class DecodeGroup:
-    """Decodes of similar context. ``tokens`` picks them out of the batch; ``mask`` [n, 1, 1, length] or None."""
+    """Decodes of similar context: ``tokens`` of the batch, with ``mask`` [n, 1, 1, length] or None."""
 
     tokens: Tensor | slice
     slots: Tensor  # [n, length]
@@ -45,7 +45,7 @@ class DecodeGroup:
 
 @dataclass(frozen=True, slots=True)
 class PrefillChunk:
-    """One sequence's chunk. ``mask`` [queries, length], or None when the chunk is the whole causal context."""
+    """One sequence's chunk. ``mask`` [queries, length]; None: the chunk is the whole causal context."""
 
     tokens: slice
     slots: Tensor  # [length]

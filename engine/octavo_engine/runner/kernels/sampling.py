@@ -1,7 +1,8 @@
 """Drawing a token from filtered logits: the torch reference.
 
-A token is drawn by inverting the cumulative distribution in vocabulary order at one uniform number, which comes
-from a counter-based generator: what a sequence draws depends on its seed and position alone, never on the batch.
+A token is drawn by inverting the cumulative distribution in vocabulary order at one uniform number, which
+comes from a counter-based generator: what a sequence draws depends on its seed and position alone, never on
+the batch.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _FEW = 1024  # candidates that are nearly always enough for top_p, found without
 
 
 def uniforms(seeds: NDArray[np.uint64], counters: NDArray[np.int64]) -> NDArray[np.float64]:
-    """[n] numbers in [0, 1) from ``seeds`` [n] and ``counters`` [n], by the mixer of SplitMix64 (Steele 2014)."""
+    """[n] numbers in [0, 1) from ``seeds`` and ``counters`` [n]: the mixer of SplitMix64 (Steele 2014)."""
     with np.errstate(over="ignore"):
         state = _mix(seeds + np.uint64(0x9E3779B97F4A7C15))
         state = _mix(state + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
@@ -23,10 +24,11 @@ def uniforms(seeds: NDArray[np.uint64], counters: NDArray[np.int64]) -> NDArray[
 
 
 def filter_logits(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
-    """Set to -inf what the filters drop, in this order: min_p, top_k, top_p. All [n] beside ``logits`` [n, vocab].
+    """Set to -inf what the filters drop, in this order: min_p, top_k, top_p.
 
-    ``top_k`` of the vocabulary's size, ``top_p`` 1 and ``min_p`` 0 keep everything. Tokens whose logit equals the
-    last kept one are kept too, so that the outcome does not depend on how ties are sorted.
+    ``logits`` is [n, vocab], the others [n]. ``top_k`` of the vocabulary's size, ``top_p`` 1 and ``min_p`` 0
+    keep everything. Tokens whose logit equals the last kept one are kept too, so that the outcome does not
+    depend on how ties are sorted.
     """
     if bool((min_p > 0).any()):
         floor = logits.amax(dim=-1) + min_p.log()

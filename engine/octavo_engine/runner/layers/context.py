@@ -22,8 +22,8 @@ class LayerContext:
         pieces, world = total // unit, self.group.world_size
         if pieces % world:
             raise ConfigError(
-                f"--tensor-parallel-size {world} does not divide {pieces} pieces of a layer of width {total}; "
-                f"choose a divisor of {pieces}."
+                f"--tensor-parallel-size {world} does not divide the {pieces} pieces of a layer of width "
+                f"{total}; choose a divisor of {pieces}."
             )
         length = total // world
         return Shard(self.group.rank * length, length)

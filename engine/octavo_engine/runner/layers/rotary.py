@@ -26,7 +26,7 @@ class RotaryTable:
 
 
 def inverse_frequencies(config: DecoderConfig, max_len: int) -> tuple[Tensor, float]:
-    """(inverse frequencies [head_dim / 2], factor on cos and sin). ``max_len`` bounds the positions to be served."""
+    """(inverse frequencies [head_dim / 2], factor on cos and sin) for positions below ``max_len``."""
     scale = _SCALINGS.get(config.rope.scaling)
     if scale is None:
         raise ModelError(

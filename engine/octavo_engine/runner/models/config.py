@@ -8,10 +8,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
-    """Rotary embedding. ``scaling`` is ``default``, ``linear``, ``dynamic``, ``yarn``, ``llama3`` or ``factors``.
+    """Rotary embedding. ``scaling`` is a type of :mod:`octavo_engine.runner.layers.rotary`.
 
-    ``parameters`` holds the type's own settings under the names of transformers' configs; for ``factors`` (GGUF)
-    the list ``factors`` divides the inverse frequencies.
+    ``parameters`` holds the type's own settings under the names of transformers' configs; for ``factors``
+    (GGUF) the list ``factors`` divides the inverse frequencies.
     """
 
     theta: float = 10000.0

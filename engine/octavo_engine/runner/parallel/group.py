@@ -1,4 +1,4 @@
-"""The collectives that layers need, behind one small interface: an identity alone, torch.distributed otherwise."""
+"""The collectives that layers need: an identity on one rank, torch.distributed on several."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GGUF files: tensors memory-mapped and dequantized once at load, with the ``gguf`` package's vectorized dequantizers.
+"""GGUF files: tensors are dequantized once at load, by the ``gguf`` package's vectorized dequantizers.
 
 llama.cpp permutes the rows of the query and key projections for its rotary embedding; that is undone here.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+
 import gguf
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ def rope_factors(path: Path, header: GGUFHeader) -> list[float] | None:
 
 
 def dequantize(file: NDArray[np.uint8], tensor: TensorInfo, rows: slice = slice(None)) -> NDArray[np.float32]:
-    """``rows`` of a tensor as float32, in memory of its own. Raises :class:`ModelError` for an unknown type."""
+    """``rows`` of a tensor as float32 in memory of its own. Raises ModelError for an unknown type."""
     try:
         kind = gguf.GGMLQuantizationType(tensor.kind)
         shape = gguf.quant_shape_to_byte_shape(tensor.shape, kind)

@@ -1,4 +1,4 @@
-"""The model's shape from a folder's config.json (and generation_config.json), without importing transformers."""
+"""The model's shape from config.json and generation_config.json, without importing transformers."""
 
 from __future__ import annotations
 

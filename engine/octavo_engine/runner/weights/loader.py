@@ -31,7 +31,7 @@ def _fill(name: str, slot: WeightSlot, source: WeightSource) -> None:
         values = source.read(name, slot.dim, slot.shard)
         if values.shape != slot.target.shape:
             raise ModelError(
-                f"Tensor {name} of the checkpoint is {list(source.shape(name))}, and the model's config asks for "
-                f"{list(slot.target.shape)} on this rank."
+                f"Tensor {name} of the checkpoint is {list(source.shape(name))}, and the model's config asks "
+                f"for {list(slot.target.shape)} on this rank."
             )
         slot.target.copy_(values)

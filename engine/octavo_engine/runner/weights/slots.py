@@ -18,7 +18,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class WeightSlot:
-    """``target`` is filled from the checkpoint tensor, cut to ``shard`` along ``dim`` (None: the whole tensor)."""
+    """``target`` takes a checkpoint tensor's ``shard`` along ``dim`` (None: the whole tensor)."""
 
     target: Tensor
     dim: int = 0

@@ -140,7 +140,7 @@ def test_a_split_vocabulary_embeds_and_scores_as_the_whole(x: Tensor, vocab: int
 
 
 def test_a_width_that_the_ranks_do_not_divide_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--tensor-parallel-size 2 does not divide 9 pieces"):
+    with pytest.raises(ConfigError, match="--tensor-parallel-size 2 does not divide the 9 pieces"):
         context(ThreadGroup(Meeting(2), 0)).shard(9 * 8, 8)
 
 
