@@ -255,6 +255,24 @@ def test_the_youngest_gives_way_and_comes_back_before_newer_ones() -> None:
     assert [seq.request.request_id for seq in scheduler.batch.waiting] == ["c", "d"]
 
 
+def test_nothing_is_admitted_in_a_step_in_which_blocks_ran_out() -> None:
+    def until_preemption(urgent_at: int | None) -> tuple[int, StepInput]:
+        scheduler = scheduler_of(blocks=10, max_num_batched_tokens=200, policy="priority")
+        for name in (0, 1, 2):
+            scheduler.add(request(str(name), [name] * 44, priority=1, max_tokens=100))
+        for number in range(100):
+            if number == urgent_at:
+                scheduler.add(request("urgent", [5], priority=0))
+            step = step_of(scheduler)
+            if scheduler.stats(0).preemptions:
+                return number, step
+            finish_step(scheduler, step)
+        raise AssertionError("blocks never ran out")
+
+    number, _ = until_preemption(urgent_at=None)
+    assert until_preemption(urgent_at=number)[1].starts == []
+
+
 def test_a_preempted_sequence_waits_for_its_token_in_flight() -> None:
     scheduler = scheduler_of(blocks=10, max_num_batched_tokens=200)
     scheduler.add(request("a", [1] * 76, max_tokens=None))

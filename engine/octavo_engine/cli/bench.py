@@ -10,8 +10,11 @@ from typing import Any
 
 import msgspec
 
+from octavo_engine.bench.offline import measure_latency, measure_throughput
 from octavo_engine.bench_serve import Load, run_load
+from octavo_engine.cli.flags import add_engine_flags, engine_config
 from octavo_engine.client import get_json
+from octavo_engine.engine import EngineCore
 from octavo_engine.errors import ConfigError
 
 _FALLBACK_VOCABULARY = 1000  # of a server that does not tell
@@ -20,6 +23,12 @@ _FALLBACK_VOCABULARY = 1000  # of a server that does not tell
 def add_bench_flags(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     _add_serve(kinds.add_parser("serve", help="a running server, over HTTP", allow_abbrev=False))
+    _add_throughput(
+        kinds.add_parser("throughput", help="the engine alone: many requests", allow_abbrev=False)
+    )
+    _add_latency(
+        kinds.add_parser("latency", help="the engine alone: one batch, repeated", allow_abbrev=False)
+    )
 
 
 def run_bench(arguments: argparse.Namespace) -> None:
@@ -36,12 +45,29 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--api-key", default=os.environ.get("OCTAVO_API_KEY"))
     parser.add_argument("--max-concurrency", type=int, default=8)
     parser.add_argument("--request-rate", type=float, default=0.0, help="requests a second; 0: all at once")
-    _add_workload(parser, num_prompts=64)
+    parser.add_argument("--num-prompts", type=int, default=64)
+    _add_workload(parser)
     parser.set_defaults(measure=_measure_serve)
 
 
-def _add_workload(parser: argparse.ArgumentParser, num_prompts: int) -> None:
-    parser.add_argument("--num-prompts", type=int, default=num_prompts)
+def _add_throughput(parser: argparse.ArgumentParser) -> None:
+    add_engine_flags(parser)
+    parser.add_argument("--max-concurrency", type=int, default=256)
+    parser.add_argument("--num-prompts", type=int, default=64)
+    _add_workload(parser)
+    parser.set_defaults(measure=_measure_throughput)
+
+
+def _add_latency(parser: argparse.ArgumentParser) -> None:
+    add_engine_flags(parser)
+    parser.add_argument("--num-iters", type=int, default=5)
+    parser.add_argument("--num-iters-warmup", type=int, default=1)
+    parser.add_argument("--batch-size", type=int, default=8)
+    _add_workload(parser)
+    parser.set_defaults(measure=_measure_latency)
+
+
+def _add_workload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input-len", type=int, default=512, help="random tokens of a prompt")
     parser.add_argument("--output-len", type=int, default=128, help="tokens of an answer")
     parser.add_argument("--workload-seed", type=int, default=0)
@@ -49,26 +75,63 @@ def _add_workload(parser: argparse.ArgumentParser, num_prompts: int) -> None:
 
 
 def _measure_serve(arguments: argparse.Namespace) -> dict[str, Any]:
-    for name in ("num_prompts", "input_len", "output_len", "max_concurrency"):
-        if getattr(arguments, name) < 1:
-            raise ConfigError(
-                f"--{name.replace('_', '-')} must be at least 1, not {getattr(arguments, name)}."
-            )
+    _check_counts(arguments, "num_prompts", "input_len", "output_len", "max_concurrency")
     return asyncio.run(_run_load(arguments))
+
+
+def _measure_throughput(arguments: argparse.Namespace) -> dict[str, Any]:
+    _check_counts(arguments, "num_prompts", "input_len", "output_len", "max_concurrency")
+    core, vocab_size = _start_core(arguments)
+    load = _load(arguments, arguments.num_prompts, arguments.max_concurrency, vocab_size)
+    try:
+        return measure_throughput(core, load)
+    finally:
+        core.shutdown()
+
+
+def _measure_latency(arguments: argparse.Namespace) -> dict[str, Any]:
+    _check_counts(arguments, "batch_size", "input_len", "output_len", "num_iters")
+    core, vocab_size = _start_core(arguments)
+    load = _load(arguments, arguments.batch_size, arguments.batch_size, vocab_size)
+    try:
+        return measure_latency(core, load, runs=arguments.num_iters, warmup_runs=arguments.num_iters_warmup)
+    finally:
+        core.shutdown()
+
+
+def _start_core(arguments: argparse.Namespace) -> tuple[EngineCore, int]:
+    """A core that is ready, and the size of its vocabulary."""
+    from octavo_engine.runner.model_runner import ModelRunner  # brings torch
+
+    config = engine_config(arguments)
+    core = EngineCore(config, ModelRunner(config))
+    return core, core.start().vocab_size
+
+
+def _load(arguments: argparse.Namespace, num_prompts: int, max_concurrency: int, vocab_size: int) -> Load:
+    return Load(
+        num_prompts=num_prompts,
+        input_len=arguments.input_len,
+        output_len=arguments.output_len,
+        max_concurrency=max_concurrency,
+        request_rate=getattr(arguments, "request_rate", 0.0),
+        vocab_size=vocab_size,
+        seed=arguments.workload_seed,
+    )
+
+
+def _check_counts(arguments: argparse.Namespace, *names: str) -> None:
+    for name in names:
+        if getattr(arguments, name) < 1:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag} must be at least 1, not {getattr(arguments, name)}.")
 
 
 async def _run_load(arguments: argparse.Namespace) -> dict[str, Any]:
     models = await get_json(arguments.url, "/v1/models", arguments.api_key)
     card = models["data"][0]
-    load = Load(
-        num_prompts=arguments.num_prompts,
-        input_len=arguments.input_len,
-        output_len=arguments.output_len,
-        max_concurrency=arguments.max_concurrency,
-        request_rate=arguments.request_rate,
-        vocab_size=card.get("vocab_size") or _FALLBACK_VOCABULARY,
-        seed=arguments.workload_seed,
-    )
+    vocab_size = card.get("vocab_size") or _FALLBACK_VOCABULARY
+    load = _load(arguments, arguments.num_prompts, arguments.max_concurrency, vocab_size)
     return await run_load(arguments.url, arguments.model or card["id"], load, arguments.api_key)
 
 

@@ -7,6 +7,7 @@ from tests.engine.simulation import VOCAB_SIZE, assert_idle, engine_config, star
 
 from octavo_engine.bench.offline import measure_latency, measure_throughput
 from octavo_engine.bench_serve import Load
+from octavo_engine.cli.main import main
 from octavo_engine.errors import EngineError
 
 
@@ -52,3 +53,18 @@ def test_a_load_that_does_not_fit_is_an_error() -> None:
     core, _ = start_engine(engine_config())
     with pytest.raises(EngineError, match="200 tokens"):
         measure_throughput(core, load(input_len=200))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["throughput", "--num-prompts", "0"], "--num-prompts must be at least 1, not 0."),
+        (["latency", "--batch-size", "0"], "--batch-size must be at least 1, not 0."),
+        (["latency", "--num-iters", "-1"], "--num-iters must be at least 1, not -1."),
+    ],
+)
+def test_a_senseless_load_is_refused_on_the_command_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", *arguments]) == 2
+    assert capsys.readouterr().err.strip() == words
