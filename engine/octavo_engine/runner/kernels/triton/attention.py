@@ -1,0 +1,102 @@
+"""Attention of a mixed batch over the paged cache: decodes in front, prompt chunks behind.
+
+The same two functions as the torch reference, over a plan of device tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from octavo_engine.runner.kernels.attention import SequenceLayout
+from octavo_engine.runner.kernels.triton.decode import DecodeScratch, paged_decode
+from octavo_engine.runner.kernels.triton.prefill import PrefillTiles, default_config, paged_prefill, plan_tiles
+
+
+@dataclass(frozen=True, slots=True)
+class HeadShape:
+    """The attention heads of one rank."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class PagedPlan:
+    """What all layers of a step share. For a captured graph its tensors are persistent and rewritten in place.
+
+    ``block_tables`` [sequences, max_blocks] and ``context_lens`` [sequences] are int32; a decode row whose context
+    is 0 is empty.
+    """
+
+    block_tables: Tensor
+    context_lens: Tensor
+    num_decodes: int
+    scratch: DecodeScratch | None
+    tiles: PrefillTiles | None
+    window: int | None = None
+    soft_cap: float | None = None
+
+
+def plan_attention(
+    layout: SequenceLayout,
+    window: int | None,
+    device: torch.device,
+    shape: HeadShape,
+    scratch: DecodeScratch | None = None,
+    *,
+    soft_cap: float | None = None,
+) -> PagedPlan:
+    """The plan of a step. ``scratch`` is reused from step to step when it is given and large enough."""
+    if layout.num_decodes and (scratch is None or scratch.counters.shape[0] < layout.num_decodes):
+        scratch = DecodeScratch.allocate(
+            layout.num_decodes, shape.heads, shape.kv_heads, shape.head_dim, device
+        )
+    return PagedPlan(
+        _upload(layout.block_tables, device),
+        _upload(layout.context_lens.astype(np.int32), device),
+        layout.num_decodes,
+        scratch,
+        _plan_prefill(layout, shape, device),
+        window,
+        soft_cap,
+    )
+
+
+def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PagedPlan, scale: float) -> Tensor:
+    """``q`` [tokens, heads, head_dim] against caches [blocks, block_size, kv_heads, head_dim] -> like ``q``.
+
+    Tokens may lie apart in ``q``; the result is contiguous.
+    """
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    n, window, cap = plan.num_decodes, plan.window, plan.soft_cap
+    if n:
+        assert plan.scratch is not None
+        paged_decode(
+            q[:n], k_cache, v_cache, plan.block_tables, plan.context_lens, scale, plan.scratch,
+            window=window, soft_cap=cap, out=out[:n],
+        )  # fmt: skip
+    if plan.tiles is not None:
+        paged_prefill(q, k_cache, v_cache, plan.block_tables, plan.tiles, scale, out, window=window, soft_cap=cap)
+    return out
+
+
+def _plan_prefill(layout: SequenceLayout, shape: HeadShape, device: torch.device) -> PrefillTiles | None:
+    if layout.num_decodes == len(layout.query_lens):
+        return None
+    config = default_config(shape.head_dim)
+    tokens = max(1, config.rows // (shape.heads // shape.kv_heads))
+    tiles = plan_tiles(layout.num_decodes, layout.query_lens, layout.context_lens, tokens)
+    return PrefillTiles(_upload(tiles, device), tokens, config)
+
+
+def _upload(array: NDArray[np.int32], device: torch.device) -> Tensor:
+    host = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type != "cuda":
+        return host
+    return host.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,192 @@
+"""Products of a few rows (1 to 16) with a weight matrix: all time goes into reading the weight once.
+
+Programs share out the output columns and, where these are too few to keep the device reading, the inner dimension
+too (split-K). The splits of a tile meet in the same launch: the last to finish, told by a counter, sums up in the
+order of the splits, so results do not depend on timing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from octavo_engine.runner.kernels.triton.activation import activate, gate
+
+MOST_ROWS = 16
+_WIDEST_SPLIT = 32768  # columns of a product that is split
+_MOST_SPLITS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class GemvConfig:
+    """How one product is shared out."""
+
+    columns: int  # output columns a program
+    inner: int  # elements of the inner dimension an iteration
+    splits: int = 1
+    warps: int = 4
+    stages: int = 4
+    dot: bool = True  # tensor cores; without, one row by multiply and add
+
+
+@dataclass(frozen=True, slots=True)
+class GemvScratch:
+    """Partial sums of the splits and their counters, which every launch leaves at zero.
+
+    Launches that share one scratch must not overlap.
+    """
+
+    partials: Tensor  # [elements] float32
+    counters: Tensor  # [tiles] int32
+
+    @classmethod
+    def allocate(cls, widest: int, most_splits: int, device: torch.device) -> GemvScratch:
+        """For outputs of up to ``widest`` columns, in up to ``most_splits`` splits."""
+        elements = MOST_ROWS * widest * most_splits
+        return cls(
+            torch.empty(elements, dtype=torch.float32, device=device),
+            torch.zeros(widest, dtype=torch.int32, device=device),
+        )
+
+
+def gemv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, config: GemvConfig, scratch: GemvScratch, kind: str = "none"
+) -> Tensor:
+    """``x`` [rows <= 16, inner] times ``weight`` [columns, inner] transposed, plus ``bias`` -> [rows, columns].
+
+    With ``kind`` an activation (``silu``, ``gelu_tanh``, ``gelu``), ``weight`` holds gate and up projections one after
+    the other, and the result is ``act(gate) * up`` [rows, columns / 2]. Sums in float32.
+    """
+    rows, inner = x.shape
+    gated = kind != "none"
+    columns = weight.shape[0] // 2 if gated else weight.shape[0]
+    out = torch.empty(rows, columns, dtype=x.dtype, device=x.device)
+    grid = (triton.cdiv(columns, config.columns), config.splits)
+    _gemv_kernel[grid](
+        x, weight, weight if bias is None else bias, out, scratch.partials, scratch.counters,
+        rows, columns, inner, x.stride(0), weight.stride(0),
+        MOST_ROWS if config.dot or rows > 1 else 1, config.columns, config.inner, config.splits, bias is not None, kind,
+        num_warps=config.warps, num_stages=config.stages,
+    )  # fmt: skip
+    return out
+
+
+class SmallProducts:
+    """Linear layers by the way that is fastest here: own kernels for few rows, else torch's (cuBLAS).
+
+    One for each stream: launches share a scratch.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._scratch = GemvScratch.allocate(_WIDEST_SPLIT, _MOST_SPLITS, device)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``x`` [rows, inner] times ``weight`` [columns, inner] transposed, plus ``bias`` [columns]."""
+        config = choose_config(x.shape[0], *weight.shape)
+        if config is None:
+            return F.linear(x, weight, bias)
+        return gemv(x, weight, bias, config, self._scratch)
+
+    def gated(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, kind: str = "silu") -> Tensor:
+        """``act(gate) * up`` of the fused projection ``weight`` [2 * columns, inner]; ``kind`` as in :func:`gemv`."""
+        config = choose_config(x.shape[0], *weight.shape)
+        if config is None:
+            return gate(F.linear(x, weight, bias), kind)
+        return gemv(x, weight, bias, config, self._scratch, kind)
+
+
+def choose_config(rows: int, columns: int, inner: int) -> GemvConfig | None:
+    """The best of the measured ways (docs/performance.md), or None where torch's product is faster."""
+    if not 0 < rows <= MOST_ROWS:
+        return None
+    return GemvConfig(16, 256)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _gemv_kernel(
+    x, weight, bias, out, partials, counters, rows, columns, inner, x_stride, w_stride,
+    row_block: tl.constexpr, block_n: tl.constexpr, block_k: tl.constexpr, splits: tl.constexpr,
+    biased: tl.constexpr, kind: tl.constexpr,
+):  # fmt: skip
+    tile, split = tl.program_id(0), tl.program_id(1)
+    row, column = tl.arange(0, row_block), tile * block_n + tl.arange(0, block_n)
+    share = tl.cdiv(tl.cdiv(inner, block_k), splits) * block_k
+    begin, end = split * share, tl.minimum(inner, (split + 1) * share)
+    gate = _product(x, weight, row, column, rows, columns, begin, end, x_stride, w_stride, row_block, block_n, block_k)
+    kept = (row < rows)[:, None] & (column < columns)[None, :]
+    up = gate
+    if kind != "none":
+        up = _product(
+            x, weight + columns.to(tl.int64) * w_stride, row, column, rows, columns, begin, end, x_stride, w_stride,
+            row_block, block_n, block_k,
+        )  # fmt: skip
+    if splits == 1:
+        _finish(gate, up, bias, out, row, column, columns, kept, biased, kind)
+    else:
+        plane = rows * columns
+        place = row[:, None] * columns + column[None, :]
+        tl.store(partials + split * plane + place, gate, mask=kept)
+        if kind != "none":
+            tl.store(partials + (splits + split) * plane + place, up, mask=kept)
+        tl.debug_barrier()  # the counter speaks for the stores of all threads
+        if tl.atomic_add(counters + tile, 1, sem="acq_rel") == splits - 1:
+            tl.store(counters + tile, 0)
+            gate = _collect(partials + place, kept, plane, row_block, block_n, splits)
+            up = gate
+            if kind != "none":
+                up = _collect(partials + splits * plane + place, kept, plane, row_block, block_n, splits)
+            _finish(gate, up, bias, out, row, column, columns, kept, biased, kind)
+
+
+@triton.jit
+def _product(
+    x, weight, row, column, rows, columns, begin, end, x_stride, w_stride,
+    row_block: tl.constexpr, block_n: tl.constexpr, block_k: tl.constexpr,
+):  # fmt: skip
+    """[row_block, block_n] float32 of the inner range [begin, end); one row by multiply and add, more by dot."""
+    k = tl.arange(0, block_k)
+    w_rows = weight + column.to(tl.int64)[:, None] * w_stride
+    if row_block == 1:
+        wide = tl.zeros([block_n, block_k], tl.float32)
+        for start in range(begin, end, block_k):
+            inside = start + k < end
+            a = tl.load(x + start + k, mask=inside, other=0.0)
+            b = tl.load(w_rows + (start + k)[None, :], mask=(column < columns)[:, None] & inside[None, :], other=0.0)
+            wide += b.to(tl.float32) * a.to(tl.float32)[None, :]
+        acc = tl.sum(wide, axis=1)[None, :]
+    else:
+        acc = tl.zeros([row_block, block_n], tl.float32)
+        for start in range(begin, end, block_k):
+            inside = start + k < end
+            a = tl.load(
+                x + row[:, None] * x_stride + (start + k)[None, :],
+                mask=(row < rows)[:, None] & inside[None, :], other=0.0,
+            )  # fmt: skip
+            b = tl.load(w_rows + (start + k)[None, :], mask=(column < columns)[:, None] & inside[None, :], other=0.0)
+            acc = tl.dot(a, tl.trans(b).to(a.dtype), acc, input_precision="ieee")
+    return acc
+
+
+@triton.jit
+def _collect(place, kept, plane, row_block: tl.constexpr, block_n: tl.constexpr, splits: tl.constexpr):
+    acc = tl.zeros([row_block, block_n], tl.float32)
+    for split in range(splits):
+        acc += tl.load(place + split * plane, mask=kept, other=0.0, cache_modifier=".cg")
+    return acc
+
+
+@triton.jit
+def _finish(gate, up, bias, out, row, column, columns, kept, biased: tl.constexpr, kind: tl.constexpr):
+    dtype = out.dtype.element_ty
+    if biased:
+        gate += tl.load(bias + column, mask=column < columns, other=0.0).to(tl.float32)[None, :]
+        if kind != "none":
+            up += tl.load(bias + columns + column, mask=column < columns, other=0.0).to(tl.float32)[None, :]
+    if kind != "none":
+        gate = activate(gate.to(dtype).to(tl.float32), kind).to(dtype).to(tl.float32) * up.to(dtype).to(tl.float32)
+    tl.store(out + row[:, None] * columns + column[None, :], gate.to(dtype), mask=kept)

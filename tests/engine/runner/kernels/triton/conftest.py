@@ -1,0 +1,42 @@
+"""Where the kernels run: on the GPU when there is one, else in Triton's interpreter on the CPU."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, so before triton is imported
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interpreted_loop_bounds() -> Iterator[None]:
+    """The interpreter holds scalars in arrays of one element, which numpy 2.4 no longer takes as loop bounds."""
+    from triton.runtime import interpreter
+
+    original = interpreter._LangPatchScope.set_attr
+
+    def set_attr(scope: object, target: object, name: str, value: object) -> None:
+        original(scope, target, name, (lambda x: int(x.handle.data.item())) if name == "__index__" else value)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter._LangPatchScope, "set_attr", set_attr)
+        yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.fixture
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)

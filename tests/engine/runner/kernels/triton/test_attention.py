@@ -1,0 +1,214 @@
+"""Attention over the paged cache against dense attention in float64."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from octavo_engine.runner.kernels import attention as reference
+from octavo_engine.runner.kernels.triton.attention import HeadShape, paged_attention, plan_attention
+from octavo_engine.runner.kernels.triton.decode import DecodeScratch, paged_decode
+
+
+@dataclass(frozen=True)
+class Case:
+    heads: int = 4
+    kv_heads: int = 2
+    dim: int = 64
+    block_size: int = 16
+    context_lens: tuple[int, ...] = (5,)
+    query_lens: tuple[int, ...] = (1,)
+    window: int | None = None
+    soft_cap: float | None = None
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def decodes(self) -> int:
+        return next((i for i, n in enumerate(self.query_lens) if n != 1), len(self.query_lens))
+
+
+@dataclass(frozen=True)
+class Batch:
+    q: Tensor
+    caches: Tensor
+    layout: reference.SequenceLayout
+
+
+def batch(case: Case, device: torch.device) -> Batch:
+    """Random queries and a cache whose blocks lie in random order."""
+    width = -(-max(case.context_lens) // case.block_size) + 1
+    n = len(case.context_lens)
+    tables = np.random.default_rng(0).permutation(n * width).reshape(n, width).astype(np.int32)
+    shape = (2, n * width + 1, case.block_size, case.kv_heads, case.dim)
+    layout = reference.SequenceLayout(
+        tables,
+        np.array(case.context_lens, dtype=np.int64),
+        np.array(case.query_lens, dtype=np.int64),
+        case.decodes,
+        case.block_size,
+        n * width * case.block_size,
+    )
+    q = torch.randn(sum(case.query_lens), case.heads, case.dim, device=device).to(case.dtype)
+    return Batch(q, torch.randn(shape, device=device).to(case.dtype), layout)
+
+
+def dense(case: Case, given: Batch) -> Tensor:
+    parts, start = [], 0
+    for i, (context, queries) in enumerate(zip(case.context_lens, case.query_lens, strict=True)):
+        blocks = torch.from_numpy(given.layout.block_tables[i].astype(np.int64)).to(given.q.device)
+        k, v = given.caches[:, blocks].flatten(1, 2)[:, :context].double()
+        share = case.heads // case.kv_heads
+        k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
+        q = given.q[start : start + queries].double()
+        scores = torch.einsum("qhd,khd->hqk", q, k) * case.dim**-0.5
+        if case.soft_cap is not None:
+            scores = case.soft_cap * torch.tanh(scores / case.soft_cap)
+        at = torch.arange(context - queries, context, device=q.device)[:, None]
+        key = torch.arange(context, device=q.device)[None, :]
+        hidden = key > at if case.window is None else (key > at) | (key <= at - case.window)
+        weights = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1)
+        parts.append(torch.einsum("hqk,khd->qhd", weights, v))
+        start += queries
+    return torch.cat(parts)
+
+
+def check(case: Case, device: torch.device, programs: int | None = None) -> None:
+    given = batch(case, device)
+    shape = HeadShape(case.heads, case.kv_heads, case.dim)
+    scratch = scratch_of(max(1, case.decodes), shape, device, programs)
+    plan = plan_attention(given.layout, case.window, device, shape, scratch, soft_cap=case.soft_cap)
+    found = paged_attention(given.q, given.caches[0], given.caches[1], plan, case.dim**-0.5)
+    wanted = dense(case, given)
+    error = ((found.double() - wanted).norm() / wanted.norm()).item()
+    assert error < {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}[case.dtype]
+    assert not scratch.counters.any()
+
+
+def scratch_of(rows: int, shape: HeadShape, device: torch.device, programs: int | None) -> DecodeScratch:
+    """``programs``: as if the device needed that many to be busy, which sets how often a row is split."""
+    if programs is None:
+        return DecodeScratch.allocate(rows, shape.heads, shape.kv_heads, shape.head_dim, device)
+    partials = shape.heads * (programs + rows)
+    return DecodeScratch(
+        programs,
+        torch.full((partials, shape.head_dim), torch.nan, device=device),
+        torch.full((partials, 2), torch.nan, device=device),
+        torch.zeros(rows, shape.kv_heads, dtype=torch.int32, device=device),
+    )
+
+
+RAGGED = (1, 16, 17, 63, 200)
+HEADS = [(1, 1), (9, 3), (7, 1), (8, 8)]
+
+
+@pytest.mark.parametrize("programs", [1, 40])
+@pytest.mark.parametrize("heads", HEADS)
+def test_decode_of_ragged_rows(heads: tuple[int, int], programs: int, device: torch.device) -> None:
+    check(Case(*heads, context_lens=RAGGED, query_lens=(1,) * 5), device, programs)
+
+
+@pytest.mark.parametrize("block_size", [16, 32])
+@pytest.mark.parametrize("dim", [64, 80, 96, 128, 256])
+def test_decode_of_all_head_and_block_sizes(dim: int, block_size: int, device: torch.device) -> None:
+    check(Case(dim=dim, block_size=block_size, context_lens=(70, 33), query_lens=(1, 1)), device, 8)
+
+
+@pytest.mark.parametrize("programs", [1, 12])
+@pytest.mark.parametrize(("window", "soft_cap"), [(1, None), (16, None), (100, None), (None, 5.0), (40, 5.0)])
+def test_decode_with_window_and_soft_cap(
+    window: int | None, soft_cap: float | None, programs: int, device: torch.device
+) -> None:
+    check(Case(context_lens=(200, 7), query_lens=(1, 1), window=window, soft_cap=soft_cap), device, programs)
+
+
+@pytest.mark.parametrize("programs", [1, 20])
+def test_decode_of_empty_rows_gives_zeros(programs: int, device: torch.device) -> None:
+    q, cache = torch.randn(3, 4, 64, device=device), torch.randn(2, 9, 16, 2, 64, device=device)
+    tables = torch.zeros(3, 4, dtype=torch.int32, device=device)
+    lens = torch.tensor([0, 20, 0], dtype=torch.int32, device=device)
+    scratch = scratch_of(3, HeadShape(4, 2, 64), device, programs)
+    out = paged_decode(q, cache[0], cache[1], tables, lens, 0.125, scratch)
+    assert out[1].abs().sum() > 0
+    assert not out[[0, 2]].any()
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_prefill_of_ragged_chunks(heads: tuple[int, int], device: torch.device) -> None:
+    check(Case(*heads, context_lens=(5, 90, 33), query_lens=(5, 70, 2)), device)
+
+
+@pytest.mark.parametrize("dim", [80, 96, 128, 256])
+def test_prefill_of_all_head_sizes(dim: int, device: torch.device) -> None:
+    check(Case(dim=dim, block_size=32, context_lens=(40,), query_lens=(35,)), device)
+
+
+@pytest.mark.parametrize(("window", "soft_cap"), [(1, None), (16, None), (100, None), (None, 5.0), (40, 5.0)])
+def test_prefill_with_window_and_soft_cap(window: int | None, soft_cap: float | None, device: torch.device) -> None:
+    check(Case(context_lens=(130,), query_lens=(90,), window=window, soft_cap=soft_cap), device)
+
+
+def test_a_mixed_batch_is_the_torch_reference(device: torch.device) -> None:
+    case = Case(9, 3, context_lens=(1, 77, 30, 64), query_lens=(1, 1, 30, 20), dtype=torch.float16)
+    given, shape = batch(case, device), HeadShape(9, 3, 64)
+    wanted = reference.paged_attention(
+        given.q, *given.caches, reference.plan_attention(given.layout, None, device), case.dim**-0.5
+    )
+    plan = plan_attention(given.layout, None, device, shape)
+    torch.testing.assert_close(
+        paged_attention(given.q, given.caches[0], given.caches[1], plan, case.dim**-0.5), wanted, atol=2e-3, rtol=2e-3
+    )
+
+
+MIXED = (1, 17, 700, 1500, 33, 300, 1000), (1, 1, 1, 1, 33, 100, 257)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("heads", [(32, 8), (28, 4), (9, 3), (16, 16), (64, 4)])
+@pytest.mark.parametrize("dim", [64, 80, 96, 128, 256])
+def test_mixed_batches_of_all_heads(dim: int, heads: tuple[int, int], device: torch.device) -> None:
+    check(Case(*heads, dim, 16, *MIXED, dtype=torch.bfloat16), device)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("dim", [64, 80, 96, 128, 256])
+def test_mixed_batches_of_other_dtypes(dim: int, dtype: torch.dtype, device: torch.device) -> None:
+    check(Case(14, 2, dim, 32, *MIXED, dtype=dtype), device)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [None, 100, 1024])
+@pytest.mark.parametrize("rows", [1, 2, 8, 33, 256])
+def test_decodes_of_real_sizes(rows: int, window: int | None, device: torch.device) -> None:
+    lens = tuple(int(n) for n in np.random.default_rng(rows).integers(1, 3000, rows))
+    check(Case(32, 8, 128, context_lens=lens, query_lens=(1,) * rows, window=window, dtype=torch.bfloat16), device)
+
+
+@pytest.mark.gpu
+def test_a_captured_decode_serves_other_lengths(device: torch.device) -> None:
+    case = Case(32, 8, 128, context_lens=(900, 1, 333), query_lens=(1, 1, 1), dtype=torch.bfloat16)
+    given, shape = batch(case, device), HeadShape(32, 8, 128)
+    tables = torch.from_numpy(given.layout.block_tables).to(device)
+    lens = torch.ones(3, dtype=torch.int32, device=device)
+    scratch = DecodeScratch.allocate(3, 32, 8, 128, device)
+    keys, values = given.caches
+    paged_decode(given.q, keys, values, tables, lens, 128**-0.5, scratch)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = paged_decode(given.q, keys, values, tables, lens, 128**-0.5, scratch)
+    lens.copy_(torch.tensor(case.context_lens, dtype=torch.int32))
+    graph.replay()
+    wanted = dense(case, given)
+    assert ((out.double() - wanted).norm() / wanted.norm()).item() < 1e-2
+
+
+@pytest.mark.gpu
+def test_split_decodes_give_the_same_bits_each_time(device: torch.device) -> None:
+    case = Case(32, 8, 128, context_lens=(5000, 3, 900), query_lens=(1, 1, 1), dtype=torch.bfloat16)
+    given, shape = batch(case, device), HeadShape(32, 8, 128)
+    plan = plan_attention(given.layout, None, device, shape)
+    first = paged_attention(given.q, given.caches[0], given.caches[1], plan, 0.1)
+    for _ in range(50):
+        assert torch.equal(paged_attention(given.q, given.caches[0], given.caches[1], plan, 0.1), first)

@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+from octavo_engine.runner.kernels.activation import silu_and_mul
+from octavo_engine.runner.kernels.triton.gemv import GemvConfig, GemvScratch, gemv
+
+
+def check(
+    rows: int, columns: int, inner: int, config: GemvConfig, dtype: torch.dtype, device: torch.device, bias: bool
+) -> None:
+    x = torch.randn(rows, inner, dtype=dtype, device=device)
+    weight = (torch.randn(columns, inner, device=device) * inner**-0.5).to(dtype)
+    shift = torch.randn(columns, dtype=dtype, device=device) if bias else None
+    scratch = GemvScratch.allocate(columns, 4, device)
+    wanted = x.double() @ weight.double().T + (0 if shift is None else shift.double())
+    found = gemv(x, weight, shift, config, scratch)
+    error = ((found.double() - wanted).norm() / wanted.norm()).item()
+    assert error < {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 5e-3}[dtype]
+    assert not scratch.counters.any()
+    gated = silu_and_mul(found.clone()).double()
+    fused = gemv(x, weight, shift, config, scratch, "silu").double()
+    assert ((fused - gated).norm() / gated.norm()).item() < {torch.float32: 1e-5}.get(dtype, 1e-2)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("rows", [1, 2, 7, 16])
+def test_product_is_the_reference(rows: int, splits: int, bias: bool, device: torch.device) -> None:
+    check(rows, 100, 330, GemvConfig(16, 64, splits, dot=rows > 2), torch.float32, device, bias)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (96, 1000), (130, 64)])
+def test_odd_shapes(shape: tuple[int, int], device: torch.device) -> None:
+    for rows in (1, 5):
+        check(rows, *shape, GemvConfig(32, 128, 2), torch.float16, device, False)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (1152, 576)])
+@pytest.mark.parametrize("rows", [1, 2, 8, 16])
+@pytest.mark.parametrize("config", [GemvConfig(16, 256), GemvConfig(16, 256, dot=False), GemvConfig(32, 128, 4), GemvConfig(64, 64, 2)])
+def test_real_sizes(rows: int, shape: tuple[int, int], config: GemvConfig, device: torch.device) -> None:
+    check(rows, *shape, config, torch.bfloat16, device, False)
