@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,12 +33,14 @@ def until(condition: Callable[[], Found], seconds: float = 20.0) -> Found:
 
 
 class RunningServer:
-    def __init__(self, model: Path, *flags: str, runner: str = FAKE) -> None:
-        self.gate = model / f"gate-{free_port()}"
+    def __init__(self, model: Path | None, *flags: str, runner: str = FAKE) -> None:
+        """``model`` None: the embedded one, really computed."""
         self.port = free_port()
+        self.gate = Path(tempfile.gettempdir(), f"octavo-test-gate-{os.getpid()}-{self.port}")
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = httpx.Client(base_url=self.url, timeout=30)
-        command = [sys.executable, "-m", "octavo_engine", "serve", "--model", str(model), "--runner", runner]
+        command = [sys.executable, "-m", "octavo_engine", "serve"]
+        command += [] if model is None else ["--model", str(model), "--runner", runner]
         command += [
             "--host",
             "127.0.0.1",

@@ -1,0 +1,99 @@
+"""Parsing of requests: whatever comes is either understood or refused with a sentence."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from octavo_engine.errors import RequestError
+from octavo_engine.sampling_params import SamplingParams
+from octavo_engine.server.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+    parse,
+    sampling_params,
+)
+from octavo_engine.validation import check_sampling_params
+
+KINDS = (CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest)
+NAMES = sorted(
+    {name for kind in KINDS for name in kind.model_fields} | {"tools", "response_format", "suffix"}
+)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+)
+BODIES = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=5), VALUES, max_size=8)
+
+
+def _understood(kind: type[Any], body: bytes) -> bool:
+    """False for a refusal with a sentence; any other exception is the test's failure."""
+    try:
+        request = parse(kind, body)
+        if isinstance(request, CompletionRequest | ChatRequest):
+            check_sampling_params(sampling_params(request, {}, logprobs=None), vocab_size=1000)
+    except RequestError as error:
+        assert 400 <= error.status < 500
+        assert str(error).endswith((".", '."'))
+        return False
+    return True
+
+
+@given(kind=st.sampled_from(KINDS), body=BODIES)
+def test_any_json_object_is_understood_or_refused_with_a_sentence(
+    kind: type[Any], body: dict[str, Any]
+) -> None:
+    assert _understood(kind, json.dumps(body).encode()) in (True, False)
+
+
+@given(body=st.binary(max_size=40))
+def test_bytes_that_are_no_json_are_refused_with_a_sentence(body: bytes) -> None:
+    assert not _understood(CompletionRequest, body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"prompt": "\\ud800"}',
+        b'{"temperature": 1e999, "prompt": "a"}',
+        b"null",
+        b"",
+        b"\xff",
+    ],
+    ids=["deep nesting", "half a surrogate", "infinity", "null", "nothing", "no UTF-8"],
+)
+def test_hostile_json_is_refused(body: bytes) -> None:
+    assert not _understood(CompletionRequest, body)
+
+
+def test_a_silent_request_takes_the_models_defaults_and_a_speaking_one_its_own() -> None:
+    defaults = {"temperature": 0.6, "top_p": 0.9}
+    request = parse(CompletionRequest, b'{"prompt": "a", "temperature": 0.0}')
+    assert sampling_params(request, defaults) == SamplingParams(temperature=0.0, top_p=0.9)
+
+
+def test_spellings_of_the_api_become_those_of_the_engine() -> None:
+    body = {"prompt": "a", "stop": "x", "logit_bias": {"5": -3}, "stop_token_ids": [7], "max_tokens": 9}
+    params = sampling_params(parse(CompletionRequest, json.dumps(body).encode()), {})
+    assert params == SamplingParams(stop=("x",), logit_bias={5: -3.0}, stop_token_ids=(7,), max_tokens=9)
+
+
+@pytest.mark.parametrize("name", ["tools", "functions", "guided_json", "web_search_options", "audio"])
+def test_a_field_that_is_not_built_is_refused_by_name(name: str) -> None:
+    with pytest.raises(RequestError, match=f"leave out {name}") as refusal:
+        parse(ChatRequest, json.dumps({"messages": [], name: {"a": 1}}).encode())
+    assert refusal.value.param == name
+
+
+@pytest.mark.parametrize("value", [None, [], "none", "auto", ""])
+def test_a_field_that_is_not_built_may_ask_for_nothing(value: object) -> None:
+    body = {"messages": [{"role": "user", "content": "a"}], "tool_choice": value, "tools": value}
+    assert parse(ChatRequest, json.dumps(body).encode()).messages[0].content == "a"
