@@ -247,7 +247,7 @@ class Router:
 @contextlib.asynccontextmanager
 async def running_router(policy: Policy | None = None, **settings: Any) -> AsyncIterator[Router]:
     """A router on a free port; `settings` are fields of Settings."""
-    chosen = Settings.load({}, host="127.0.0.1", port=0, lame_duck=0, **settings)
+    chosen = Settings.load({}, **{"host": "127.0.0.1", "port": 0, "lame_duck": 0, **settings})
     figures = Figures()
     pool = Pool(chosen, figures)
     registry = Registry(figures, pool.withdraw)

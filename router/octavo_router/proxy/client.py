@@ -34,12 +34,12 @@ class ClientConnection(asyncio.Protocol):
         "_gateway",
         "_lingering",
         "_looping",
-        "_paused",
         "_peer",
         "_reader",
         "_waiting",
         "deadline",
         "exchange",
+        "paused",
         "transport",
     )
 
@@ -49,7 +49,7 @@ class ClientConnection(asyncio.Protocol):
         self._gateway = gateway
         self._reader = RequestReader(gateway.settings, gateway.figures, self._received, self._invite_body)
         self._waiting: deque[Request | RouterError] = deque()
-        self._closing = self._lingering = self._looping = self._paused = False
+        self._closing = self._lingering = self._looping = self.paused = False
         self._peer = b""
         self.deadline = inf  # loop time at which `expire` is due
         self.exchange: Exchange | None = None
@@ -73,7 +73,7 @@ class ClientConnection(asyncio.Protocol):
         except RouterError as error:
             self._refuse_the_rest(error)
             return
-        if self.exchange is None and (reader.phase is Phase.BODY or reader.phase is not before):
+        if self.exchange is None and (reader.phase == Phase.BODY or reader.phase != before):
             self._await_request()
 
     def eof_received(self) -> None:
@@ -89,13 +89,13 @@ class ClientConnection(asyncio.Protocol):
         self._reader.close()
 
     def pause_writing(self) -> None:
-        self._paused = True
+        self.paused = True
         self.deadline = self._gateway.now() + self._gateway.settings.stall_timeout
         if self.exchange is not None:
             self.exchange.pause()
 
     def resume_writing(self) -> None:
-        self._paused = False
+        self.paused = False
         if self.exchange is not None:
             self.exchange.resume()
         elif not self._closing:
@@ -105,24 +105,24 @@ class ClientConnection(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline has passed."""
-        if self._paused or self._lingering or self._closing:
+        if self.paused or self._lingering or self._closing:
             self.transport.abort()
         elif self.exchange is not None:
             self.exchange.expire()
-        elif self._reader.phase is Phase.IDLE:
+        elif self._reader.phase == Phase.IDLE:
             self._close()
         else:
             self._refuse_the_rest(RequestTimeoutError("The request did not arrive in time; send it faster."))
 
     def close_if_idle(self) -> None:
         """Closes a connection that waits for a further request."""
-        if self.exchange is None and self._reader.phase is Phase.IDLE and not self._waiting:
+        if self.exchange is None and self._reader.phase == Phase.IDLE and not self._waiting:
             self._close()
 
     # --- requests, in order
 
     def _received(self, request: Request) -> None:
-        if self.exchange is None and not self._waiting and not self._paused and not self._closing:
+        if self.exchange is None and not self._waiting and not self.paused and not self._closing:
             self._serve(request)
         elif self._closing:
             request.drop_body()
@@ -135,7 +135,7 @@ class ClientConnection(asyncio.Protocol):
         if self._looping:
             return
         self._looping = True
-        while self._waiting and self.exchange is None and not self._paused and not self._closing:
+        while self._waiting and self.exchange is None and not self.paused and not self._closing:
             item = self._waiting.popleft()
             if not self._waiting:
                 self.transport.resume_reading()
@@ -172,10 +172,10 @@ class ClientConnection(asyncio.Protocol):
 
     def _await_request(self) -> None:
         settings, phase = self._gateway.settings, self._reader.phase
-        if phase is Phase.IDLE:
+        if phase == Phase.IDLE:
             allowed = settings.keepalive_timeout
         else:
-            allowed = settings.header_timeout if phase is Phase.HEAD else settings.body_timeout
+            allowed = settings.header_timeout if phase == Phase.HEAD else settings.body_timeout
         self.deadline = self._gateway.now() + allowed
 
     # --- the exchange's side

@@ -34,7 +34,7 @@ class Gateway:
         self.now = time.monotonic  # uvloop's own clock has whole milliseconds
         self._ids = itertools.count(1)
         self._id_prefix = os.urandom(6).hex().encode()
-        self._clients: set[ClientConnection] = set()
+        self.clients: set[ClientConnection] = set()
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._empty = asyncio.Event()
@@ -54,7 +54,7 @@ class Gateway:
         await asyncio.sleep(self.settings.lame_duck)
         assert self._server is not None
         self._server.close()
-        for client in list(self._clients):
+        for client in list(self.clients):
             client.close_if_idle()
         finished = await self._wait_until_empty()
         await self.stop()
@@ -66,12 +66,12 @@ class Gateway:
             self._sweeper.cancel()
         if self._server is not None:
             self._server.close()
-        for client in list(self._clients):
+        for client in list(self.clients):
             client.transport.abort()
         self.pool.close()
 
     async def _wait_until_empty(self) -> bool:
-        if not self._clients:
+        if not self.clients:
             return True
         self._empty.clear()
         try:
@@ -85,20 +85,20 @@ class Gateway:
         while True:
             await asyncio.sleep(_SWEEP_S)
             now = self.now()
-            for client in [c for c in self._clients if c.deadline < now]:
+            for client in [c for c in self.clients if c.deadline < now]:
                 client.expire()
             self.pool.sweep(now)
 
     # --- the connections' side
 
     def joined(self, client: ClientConnection) -> None:
-        self._clients.add(client)
+        self.clients.add(client)
         self.figures.client_connections += 1
 
     def left(self, client: ClientConnection) -> None:
-        self._clients.discard(client)
+        self.clients.discard(client)
         self.figures.client_connections -= 1
-        if not self._clients:
+        if not self.clients:
             self._empty.set()
 
     def new_id(self) -> bytes:

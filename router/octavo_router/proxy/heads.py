@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
 from http import HTTPStatus
+from typing import Final
 
 import msgspec
 
@@ -27,12 +27,12 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
 
-class Framing(IntEnum):
-    """How a response's body is delimited towards the client."""
+class Framing:
+    """How a response's body is delimited towards the client. Plain integers: reading an enum costs a call."""
 
-    LENGTH = 0  # as the pod gave it: Content-Length, or no body at all
-    CHUNKED = 1
-    CLOSE = 2  # an HTTP/1.0 client: the end of the connection
+    LENGTH: Final = 0  # as the pod gave it: Content-Length, or no body at all
+    CHUNKED: Final = 1
+    CLOSE: Final = 2  # an HTTP/1.0 client: the end of the connection
 
 
 class RequestHead(msgspec.Struct, gc=False):
@@ -130,7 +130,7 @@ def upstream_head(head: RequestHead, host: bytes, length: int, request_id: bytes
 
 
 def response_head(
-    status: int, headers: list[Header], framing: Framing, *, keep_alive: bool, http10: bool, request_id: bytes
+    status: int, headers: list[Header], framing: int, *, keep_alive: bool, http10: bool, request_id: bytes
 ) -> bytes:
     """The head of the response to the client: the pod's end-to-end headers, this hop's framing."""
     names = [name.lower() for name, _ in headers]
@@ -140,7 +140,7 @@ def response_head(
     lines = [b"%b: %b\r\n" % header for name, header in zip(names, headers, strict=True) if name not in hop]
     if b"x-request-id" not in names:
         lines.append(b"x-request-id: %b\r\n" % request_id)
-    if framing is Framing.CHUNKED:
+    if framing == Framing.CHUNKED:
         lines.append(b"transfer-encoding: chunked\r\n")
     return b"%b%b%b\r\n" % (
         STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import IntEnum
+from typing import Final
 
 import httptools
 
@@ -39,10 +39,12 @@ class Request:
         self.body = b""
 
 
-class Phase(IntEnum):
-    IDLE = 0  # between requests
-    HEAD = 1
-    BODY = 2
+class Phase:
+    """Where a reader is. Plain integers: an enum's members cost a call each."""
+
+    IDLE: Final = 0  # between requests
+    HEAD: Final = 1
+    BODY: Final = 2
 
 
 class RequestReader:
@@ -56,13 +58,13 @@ class RequestReader:
         "_body_bytes",
         "_figures",
         "_head",
-        "_head_bytes",
         "_headers",
         "_on_continue",
         "_on_request",
         "_parser",
         "_settings",
         "_target",
+        "_trailer_bytes",
         "_unfinished",
         "_upgrade",
         "_wire_bytes",
@@ -91,11 +93,11 @@ class RequestReader:
         self._head: RequestHead | None = None
         self._headers: list[Header] = []
         self._target = b""
-        self._head_bytes = self._wire_bytes = self._unfinished = 0
+        self._trailer_bytes = self._wire_bytes = self._unfinished = 0
 
     def feed(self, data: bytes) -> None:
         """Reads on. Raises RouterError when what was sent cannot be served; nothing more may be fed then."""
-        if self.phase is Phase.BODY:
+        if self.phase == Phase.BODY:
             self._wire_bytes += len(data)
         else:
             self._unfinished += len(data)
@@ -118,10 +120,19 @@ class RequestReader:
 
     def _check_unfinished(self) -> None:
         """Bounds what no callback has seen yet: a head without an end, and extensions of chunks."""
-        if self.phase is Phase.HEAD and self._unfinished > self._settings.max_head_bytes:
+        if self.phase == Phase.HEAD and self._unfinished > self._settings.max_head_bytes:
             raise self._head_too_large()
         if self._wire_bytes > _FREE_OVERHEAD + _MAX_CHUNK_OVERHEAD * self._body_bytes:
             raise InvalidRequestError("The chunks of the request's body carry too little; send larger ones.")
+
+    def _check_head(self) -> None:
+        """Bounds a head whose every header has been seen. It cannot be larger than what was fed."""
+        if len(self._headers) > _MAX_HEADERS:
+            raise self._head_too_large()
+        if self._unfinished > self._settings.max_head_bytes:
+            sizes = (len(name) + len(value) + 4 for name, value in self._headers)
+            if sum(sizes) + len(self._target) > self._settings.max_head_bytes:
+                raise self._head_too_large()
 
     def _head_too_large(self) -> HeadTooLargeError:
         limit = self._settings.max_head_bytes
@@ -148,11 +159,12 @@ class RequestReader:
         self._target += piece
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value) + 4
-        if self._head_bytes > self._settings.max_head_bytes or len(self._headers) >= _MAX_HEADERS:
-            raise self._head_too_large()
-        if self.phase is Phase.HEAD:  # else it is a trailer, and those are dropped
+        if self._head is None:
             self._headers.append((name, value))
+            return
+        self._trailer_bytes += len(name) + len(value) + 4  # a trailer: dropped
+        if self._trailer_bytes > self._settings.max_head_bytes:
+            raise self._head_too_large()
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -161,8 +173,7 @@ class RequestReader:
             raise MethodNotAllowedError("CONNECT is not served here; use POST.")
         if self._upgrade:
             return
-        if self._head_bytes + len(self._target) > self._settings.max_head_bytes:
-            raise self._head_too_large()
+        self._check_head()
         version, keep_alive = parser.get_http_version(), parser.should_keep_alive()
         self._head = head = read_head(parser.get_method(), self._target, version, keep_alive, self._headers)
         self.phase = Phase.BODY

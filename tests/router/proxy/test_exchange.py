@@ -328,10 +328,7 @@ async def test_a_client_that_does_not_read_holds_the_pod_back() -> None:
         client = await router.client()
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         client.send(request_bytes(M))
-        before = -1
-        while before != sent:  # until nothing moves any more
-            before = sent
-            await asyncio.sleep(0.1)
+        await until(lambda: any(c.paused for c in router.gateway.clients), "the router to stop reading")
         assert 0 < sent < 500, "64 MB wait at the pod, not in the router"
         client.writer.transport.resume_reading()  # type: ignore[attr-defined]
         response = await client.response()

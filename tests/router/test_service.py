@@ -1,0 +1,106 @@
+"""The command `octavo-router` as a process: start, readiness, SIGTERM, and its exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.router.loopback import STREAM_HEAD, Call, answers, body_for, running_pods
+
+ROOT = Path(__file__).parents[2]
+
+
+async def started(*arguments: str, **environ: str) -> Process:
+    path = os.pathsep.join([str(ROOT / "router"), os.environ.get("PYTHONPATH", "")])
+    defaults = {"OCTAVO_HOST": "127.0.0.1", "OCTAVO_PORT": "0", "OCTAVO_ADMIN_PORT": "0", "PYTHONPATH": path}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OCTAVO_", "KUBE"))}
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "octavo_router", *arguments, stderr=PIPE, env=clean | defaults | environ
+    )
+
+
+async def ports(process: Process) -> tuple[int, int]:
+    """The admin port and the API's port, from the log."""
+    assert process.stderr is not None
+    found: list[int] = []
+    while len(found) < 2:
+        line = (await asyncio.wait_for(process.stderr.readline(), 20)).decode()
+        assert line, "the router ended"
+        if match := re.search(r"port (\d+)|serving on \S+:(\d+)", line):
+            found.append(int(match[1] or match[2]))
+    return found[0], found[1]
+
+
+async def test_sigterm_withdraws_readiness_finishes_streams_and_exits_with_0(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def behave(call: Call) -> None:
+        await call.send(STREAM_HEAD)
+        await call.event(b"data: 1\n\n")
+        await go.wait()
+        await call.event(b"data: [DONE]\n\n")
+        await call.send(b"0\r\n\r\n")
+
+    async with running_pods(behave) as (pod,):
+        (tmp_path / "models.yaml").write_text(f"models: {{m: {{urls: ['http://127.0.0.1:{pod.port}']}}}}")
+        process = await started("--static", str(tmp_path / "models.yaml"), OCTAVO_LAME_DUCK="1")
+        try:
+            admin, port = await ports(process)
+            async with httpx.AsyncClient() as http:
+                assert (await http.get(f"http://127.0.0.1:{admin}/readyz")).status_code == 200
+                url = f"http://127.0.0.1:{port}/v1/completions"
+                async with http.stream("POST", url, content=body_for("m")) as stream:
+                    pieces = stream.aiter_raw()
+                    assert await anext(pieces) == b"data: 1\n\n"
+                    process.send_signal(signal.SIGTERM)
+                    unready = await http.get(f"http://127.0.0.1:{admin}/readyz")
+                    while unready.status_code == 200:
+                        unready = await http.get(f"http://127.0.0.1:{admin}/readyz")
+                    assert unready.json()["message"] == "The router is leaving."
+                    models = await http.get(f"http://127.0.0.1:{port}/v1/models")
+                    assert models.status_code == 200, "still accepting in the lame-duck time"
+                    go.set()
+                    assert b"".join([piece async for piece in pieces]) == b"data: [DONE]\n\n"
+            assert await asyncio.wait_for(process.wait(), 20) == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+WRONG: dict[str, tuple[list[str], dict[str, str], str]] = {
+    "a setting": ([], {"OCTAVO_PORT": "x"}, "OCTAVO_PORT is 'x'"),
+    "the static file": (["--static", "missing.yaml"], {}, "missing.yaml cannot be read"),
+    "the kubeconfig": ([], {"KUBECONFIG": "missing"}, "missing cannot be used"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "environ", "words"), WRONG.values(), ids=WRONG)
+async def test_the_exit_code_is_2_and_the_last_line_a_sentence_when_wrong_is(
+    arguments: list[str], environ: dict[str, str], words: str
+) -> None:
+    process = await started(*arguments, **environ)
+    _, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 2
+    last = errors.decode().strip().splitlines()[-1]
+    assert words in last
+    assert b"Traceback" not in errors
+
+
+async def test_a_port_that_is_taken_is_told_in_one_sentence(tmp_path: Path) -> None:
+    async with running_pods(answers()) as (pod,):
+        (tmp_path / "models.yaml").write_text("models: {m: {urls: ['http://127.0.0.1:1']}}")
+        process = await started("--static", str(tmp_path / "models.yaml"), OCTAVO_PORT=str(pod.port))
+        _, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 1
+    last = errors.decode().strip().splitlines()[-1]
+    assert last.startswith("The router cannot start: ")
+    assert str(pod.port) in last
+    assert b"Traceback" not in errors
