@@ -29,13 +29,14 @@ def check_weights_fit(config: DecoderConfig, ctx: LayerContext) -> None:
 def blocks_that_fit(
     config: EngineConfig, shape: CacheShape, max_model_len: int, device: torch.device
 ) -> tuple[int, int]:
-    """(device blocks, host blocks). Raises :class:`OutOfMemory` when not even one full sequence fits."""
+    """(device blocks, host blocks). Raises :class:`OutOfMemory` when the length asked for does not fit."""
     host = config.cache.swap_space_bytes // shape.bytes_per_block
     if config.cache.num_blocks is not None:
         return config.cache.num_blocks, host
     budget = _cache_bytes(config, device)
     blocks = budget // shape.bytes_per_block - 1  # the block of zeros
-    if blocks * shape.block_size < max_model_len:
+    asked = config.model.max_model_len is not None  # else the engine lowers the length to what fits
+    if blocks < 1 or (asked and blocks * shape.block_size < max_model_len):
         needed = (-(-max_model_len // shape.block_size) + 1) * shape.bytes_per_block
         raise OutOfMemory(
             f"The KV cache of one sequence of {max_model_len} tokens needs {needed:,} bytes and "

@@ -176,16 +176,29 @@ def test_a_step_before_the_cache_is_there_is_refused(folder: Path) -> None:
         ModelRunner(EngineConfig(model=ModelConfig(source=str(folder)))).launch(step_input())
 
 
-def test_a_cache_too_small_for_one_sequence_names_the_length_that_fits(folder: Path) -> None:
-    cache = CacheConfig(cpu_kv_cache_bytes=40_000)
-    runner = ModelRunner(
-        EngineConfig(model=ModelConfig(source=str(folder), device="cpu", dtype="float32"), cache=cache)
-    )
+def with_cache_of(folder: Path, size: int, max_model_len: int | None) -> ModelRunner:
+    model = ModelConfig(source=str(folder), device="cpu", dtype="float32", max_model_len=max_model_len)
+    runner = ModelRunner(EngineConfig(model=model, cache=CacheConfig(cpu_kv_cache_bytes=size)))
     runner.load()
-    with pytest.raises(
-        OutOfMemory, match=r"of 128 tokens needs .* lower --max-model-len to 32 or raise --kv-cache"
-    ):
+    return runner
+
+
+def test_a_cache_too_small_for_the_length_asked_for_names_the_one_that_fits(folder: Path) -> None:
+    runner = with_cache_of(folder, 40_000, max_model_len=100)
+    words = (
+        r"of 100 tokens needs 98,304 bytes .* lower --max-model-len to 32 or raise --kv-cache-memory-bytes"
+    )
+    with pytest.raises(OutOfMemory, match=words):
         runner.profile_blocks()
+
+
+def test_a_cache_shorter_than_the_models_own_length_is_left_to_the_engine(folder: Path) -> None:
+    assert with_cache_of(folder, 40_000, max_model_len=None).profile_blocks() == (2, 0)
+
+
+def test_a_cache_of_no_block_is_refused(folder: Path) -> None:
+    with pytest.raises(OutOfMemory, match="raise --kv-cache-memory-bytes to"):
+        with_cache_of(folder, 10_000, max_model_len=None).profile_blocks()
 
 
 def test_max_model_len_is_lowered_to_what_the_positions_allow(folder: Path) -> None:
