@@ -10,6 +10,9 @@ from octavo_operator.observed import ContainerState, ContainerStatus, Pod, Termi
 WRONG_SETTING = 2
 """The engine's exit code for a setting that will not mend by itself."""
 OUT_OF_MEMORY = "OOMKilled"
+NAME_TAKEN, REFUSED, REPLACING = "NameTaken", "ChildRefused", "Replacing"
+BLOCKED = frozenset({NAME_TAKEN, REFUSED, REPLACING})
+"""Reasons for which a child may never have been made."""
 
 
 class Cause(msgspec.Struct, frozen=True):

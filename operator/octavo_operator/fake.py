@@ -17,7 +17,7 @@ ObjectName = tuple[str, Key]
 
 
 class FakeCluster:
-    """`objects` is all there is; only what carries the operator's label is in its caches, as in the real one."""
+    """`objects` is all there is; what carries the operator's label is in the caches, as in the real one."""
 
     def __init__(self) -> None:
         self.objects: dict[ObjectName, Manifest] = {}
@@ -70,6 +70,8 @@ class FakeCluster:
         at = (str(manifest["kind"]), (meta["namespace"], meta["name"]))
         self._version += 1
         self.objects[at] = merge(self.objects.get(at, {}), manifest)
+        if at[0] == "Deployment":
+            self.objects[at]["spec"].setdefault("replicas", 1)
         self.objects[at]["metadata"] |= {"uid": f"uid-{at[0]}", "resourceVersion": str(self._version)}
 
     def _child(self, kind: str, key: Key) -> Child:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from octavo_operator.api import LLMDeployment
+from octavo_operator.causes import BLOCKED
 from octavo_operator.compare import is_part
 from octavo_operator.desired.meta import Manifest
 from octavo_operator.names import FIELD_MANAGER, HASH_ANNOTATION, SCALE_MANAGER, Key
@@ -64,10 +65,9 @@ def plan(
     due = [
         m for kind, m in wanted.items() if kind not in blocked and is_due(m, own.get(kind), kind in settled)
     ]
-    reconciled_before = llmd.status.observed_generation == llmd.metadata.generation
     return Plan(
         first=tuple(hand_over(llmd, wanted.get("Deployment"), own.get("Deployment"))),
-        applies=tuple(Apply(m, repairs=is_repair(m, own.get(m["kind"]), reconciled_before)) for m in due),
+        applies=tuple(Apply(m, repairs=is_repair(m, own.get(m["kind"]), was_made(llmd))) for m in due),
         deletes=tuple(
             Delete(kind, c.key, c.uid) for kind, c in own.items() if kind not in wanted and c.owner_uid == uid
         ),
@@ -83,10 +83,17 @@ def is_due(manifest: Manifest, child: Child | None, settled: bool) -> bool:
     return not (settled or is_part(compared(manifest), child.compared()))
 
 
-def is_repair(manifest: Manifest, child: Child | None, reconciled_before: bool) -> bool:
+def was_made(llmd: LLMDeployment) -> bool:
+    """True when the status says that all children of this very spec have been there."""
+    ready = next((c for c in llmd.status.conditions if c.type == "Ready"), None)
+    same_spec = llmd.status.observed_generation == llmd.metadata.generation
+    return same_spec and (ready is None or ready.reason not in BLOCKED)
+
+
+def is_repair(manifest: Manifest, child: Child | None, made_before: bool) -> bool:
     """True when the write undoes somebody's change; a changed spec is no repair."""
     if child is None:
-        return reconciled_before
+        return made_before
     return child.hash == hash_of(manifest)
 
 

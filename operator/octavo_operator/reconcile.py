@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from octavo_operator.api import LLMDeployment, Status
-from octavo_operator.causes import Cause
+from octavo_operator.causes import NAME_TAKEN, REFUSED, REPLACING, Cause
 from octavo_operator.cluster import Cluster
 from octavo_operator.compare import is_part
 from octavo_operator.conditions import READY, Seen, ready_condition, status_of
@@ -111,9 +111,9 @@ class Reconciler:
         failed = [r for r in results if isinstance(r, BaseException) and not isinstance(r, RefusedError)]
         if failed:
             raise failed[0]
-        await self._tell_repairs(llmd, todo.applies)
-        refused = zip(todo.applies, results, strict=False)
-        return [_refusal(write, error) for write, error in refused if isinstance(error, RefusedError)]
+        outcomes = list(zip(todo.applies, results, strict=False))
+        await self._tell_repairs(llmd, [write for write, error in outcomes if error is None])
+        return [_refusal(write, error) for write, error in outcomes if isinstance(error, RefusedError)]
 
     async def _apply(self, write: Apply) -> None:
         child = await self._cluster.apply(write)
@@ -183,16 +183,16 @@ def _template(desired: Sequence[Manifest]) -> str:
 def _blocked(todo: Plan) -> list[Cause]:
     taken = [
         Cause(
-            "NameTaken",
+            NAME_TAKEN,
             f"a {kind} of this name exists and is not owned by this resource: delete or rename it",
             final=True,
         )
         for kind in todo.taken
     ]
     return taken + [
-        Cause("Replacing", f"the former {kind} of this name is being deleted") for kind in todo.awaited
+        Cause(REPLACING, f"the former {kind} of this name is being deleted") for kind in todo.awaited
     ]
 
 
 def _refusal(write: Apply, error: RefusedError) -> Cause:
-    return Cause("ChildRefused", f"{write.kind} was refused: {error}", final=True)
+    return Cause(REFUSED, f"{write.kind} was refused: {error}", final=True)

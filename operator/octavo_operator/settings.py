@@ -97,8 +97,9 @@ def pod_defaults(path: str) -> PodTemplate:
     if not path:
         return PodTemplate()
     try:
-        return msgspec.convert(yaml.safe_load(Path(path).read_text()) or {}, PodDefaults)
+        found = msgspec.convert(yaml.safe_load(Path(path).read_text()) or {}, PodDefaults)
     except (OSError, yaml.YAMLError, msgspec.ValidationError) as error:
         raise SettingsError(
             f"OCTAVO_POD_DEFAULTS: {path} cannot be used as a podTemplate: {error}"
         ) from error
+    return msgspec.convert(found, PodTemplate, from_attributes=True)

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from octavo_operator.api import LLMDeployment, parse
 from octavo_operator.desired.meta import Defaults
 

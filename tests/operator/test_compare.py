@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from octavo_operator.compare import amount, is_part, same_quantity
 
 JSON = st.recursive(

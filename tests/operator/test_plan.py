@@ -4,6 +4,7 @@ from typing import Any
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
+
 from octavo_operator.api import parse
 from octavo_operator.desired.children import children
 from octavo_operator.desired.meta import Defaults, Manifest

@@ -7,7 +7,7 @@ Matches = Callable[[Mapping[str, str]], bool]
 
 _REQUIREMENT = re.compile(
     r"\s*(?:(?P<absent>!)\s*(?P<no>[^\s,!=()]+)"
-    r"|(?P<key>[^\s,!=()]+)\s*(?:(?P<operator>==|=|!=)\s*(?P<value>[^\s,()]*)"
+    r"|(?P<key>[^\s,!=()]+)\s*(?:(?P<operator>==|=|!=)\s*(?P<value>[^\s,!=()]*)"
     r"|\s(?P<set>in|notin)\s*\((?P<values>[^)]*)\))?)\s*(?:,|$)"
 )
 

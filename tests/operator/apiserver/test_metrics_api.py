@@ -22,7 +22,7 @@ octavo_kv_cache_usage_ratio{model_name="smollm2"} 0.375
 class Engine(http.server.BaseHTTPRequestHandler):
     """Answers /metrics as an engine does."""
 
-    def do_GET(self) -> None:  # noqa: N802 - the base class' name
+    def do_GET(self) -> None:
         self.send_response(200)
         self.end_headers()
         self.wfile.write(EXPOSITION)

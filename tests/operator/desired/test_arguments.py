@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+
 from octavo_operator.desired.arguments import arguments
 
 

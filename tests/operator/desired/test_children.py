@@ -2,6 +2,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from octavo_operator.api import PodTemplate
 from octavo_operator.desired.children import children
 from octavo_operator.desired.meta import Defaults, Manifest
