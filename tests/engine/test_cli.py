@@ -10,7 +10,7 @@ import pytest
 from tests.engine.server.running_server import RunningServer, free_port
 from tests.engine.server.tiny_model import make_tiny_model
 
-from octavo_engine.bench_serve import Load, Trace, summarize
+from octavo_engine.bench.serve import Load, Trace, summarize
 from octavo_engine.cli.flags import Parser, with_dashes
 from octavo_engine.cli.main import main
 from octavo_engine.cli.serve import add_serve_flags, server_options
@@ -94,8 +94,9 @@ REFUSALS = [
     (["serve", "--model", "package://no-such-package"], "Package 'no-such-package' is not installed"),
     (["bench", "serve", "--num-prompts", "0"], "--num-prompts must be at least 1, not 0."),
     (["bench"], "arguments are required: KIND"),
-    (["sreve"], "invalid choice: 'sreve'"),
-    ([], "Name a command: serve, chat, bench."),
+    (["bench", "serve", "--input-length", "5"], "did you mean --input-len?"),
+    (["sreve"], "Unknown command sreve; did you mean serve?"),
+    ([], "No command is given; name one of serve, chat, bench."),
 ]
 
 

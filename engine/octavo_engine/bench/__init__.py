@@ -1,1 +1,1 @@
-"""Measurements that need no server: ``octavo-engine bench throughput|latency``."""
+"""Measurements: ``octavo-engine bench serve|throughput|latency``."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from octavo_engine.bench_serve import Load, Trace, spread, summarize
+from octavo_engine.bench.serve import Load, Trace, spread, summarize
 from octavo_engine.engine import EngineCore
 from octavo_engine.errors import EngineError
 from octavo_engine.messages import AddRequest, SequenceOutput

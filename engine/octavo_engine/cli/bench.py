@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from octavo_engine.bench.offline import measure_latency, measure_throughput
-from octavo_engine.bench_serve import Load, run_load
+from octavo_engine.bench.serve import Load, run_load
 from octavo_engine.cli.flags import add_engine_flags, engine_config
 from octavo_engine.client import get_json
 from octavo_engine.engine import EngineCore

@@ -60,7 +60,12 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
 
     def flags(self) -> list[str]:
-        return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        """Every long flag, those of sub-commands included."""
+        own = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        nested = [
+            action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)
+        ]
+        return own + [flag for parsers in nested for parser in parsers.values() for flag in parser.flags()]
 
 
 def refuse_unbuilt(arguments: Sequence[str]) -> None:

@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import difflib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from octavo_engine.cli.bench import add_bench_flags, run_bench
-from octavo_engine.cli.chat import add_chat_flags, run_chat
 from octavo_engine.cli.flags import Parser, refuse_unbuilt, refuse_unknown, with_dashes
-from octavo_engine.cli.serve import add_serve_flags, run_serve
 from octavo_engine.errors import ConfigError, EngineError
 
 _TERMINATION_LOG = Path("/dev/termination-log")
 
 
 class _Command(NamedTuple):
-    name: str
-    help: str
-    add_flags: Callable[..., None]
-    run: Callable[..., None]
+    add_flags: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
 
 
-_COMMANDS = (
-    _Command("serve", "serve a model over HTTP", add_serve_flags, run_serve),
-    _Command("chat", "talk to a model in the terminal", add_chat_flags, run_chat),
-    _Command("bench", "measure: serve, throughput, latency", add_bench_flags, run_bench),
-)
+# Each command imports what it needs when it is chosen: `serve` must be quick to start.
+def _serve() -> _Command:
+    from octavo_engine.cli.serve import add_serve_flags, run_serve
+
+    return _Command(add_serve_flags, run_serve)
+
+
+def _chat() -> _Command:
+    from octavo_engine.cli.chat import add_chat_flags, run_chat
+
+    return _Command(add_chat_flags, run_chat)
+
+
+def _bench() -> _Command:
+    from octavo_engine.cli.bench import add_bench_flags, run_bench
+
+    return _Command(add_bench_flags, run_bench)
+
+
+_COMMANDS: dict[str, tuple[str, Callable[[], _Command]]] = {
+    "serve": ("serve a model over HTTP", _serve),
+    "chat": ("talk to a model in the terminal", _chat),
+    "bench": ("measure: serve, throughput, latency", _bench),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,19 +60,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> None:
-    parser = Parser(prog="octavo-engine", description="Serve language models.", allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    parsers = {}
-    for command in _COMMANDS:
-        parsers[command.name] = commands.add_parser(command.name, help=command.help, allow_abbrev=False)
-        command.add_flags(parsers[command.name])
-    if not arguments:
-        parser.print_help()
-        raise ConfigError(f"Name a command: {', '.join(parsers)}.")
+    name, *rest = arguments or [""]
+    if name in ("-h", "--help"):
+        print(_usage())  # noqa: T201
+    elif name not in _COMMANDS:
+        near = difflib.get_close_matches(name, _COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"name one of {', '.join(_COMMANDS)}."
+        raise ConfigError(f"Unknown command {name}; {hint}" if name else f"No command is given; {hint}")
+    else:
+        _run_command(name, rest)
+
+
+def _run_command(name: str, arguments: list[str]) -> None:
     refuse_unbuilt(arguments)
+    command = _COMMANDS[name][1]()
+    parser = Parser(prog=f"octavo-engine {name}", description=_COMMANDS[name][0], allow_abbrev=False)
+    command.add_flags(parser)
     known, unknown = parser.parse_known_args(arguments)
-    refuse_unknown(parsers[known.command], unknown)
-    next(command for command in _COMMANDS if command.name == known.command).run(known)
+    refuse_unknown(parser, unknown)
+    command.run(known)
+
+
+def _usage() -> str:
+    lines = [f"  {name:8}{about}" for name, (about, _) in _COMMANDS.items()]
+    return "\n".join(["usage: octavo-engine COMMAND [FLAGS]", "", *lines, "", "octavo-engine COMMAND --help"])
 
 
 def _tell(sentence: str) -> None:

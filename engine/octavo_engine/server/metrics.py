@@ -35,7 +35,9 @@ _E2E = (0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 60, 120, 240,
 class Metrics:
     """One server's metrics, labelled with the model's first name."""
 
-    def __init__(self, model_name: str, stats: Callable[[], EngineStats], active: Callable[[], int]) -> None:
+    def __init__(
+        self, model_name: str, stats: Callable[[], EngineStats], active: Callable[[], int] = lambda: 0
+    ) -> None:
         """``stats``: the core's latest report; ``active``: requests whose answers are not complete."""
         self._registry = CollectorRegistry()
         self._registry.register(_EngineCollector(model_name, stats))

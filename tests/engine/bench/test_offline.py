@@ -6,7 +6,7 @@ import pytest
 from tests.engine.simulation import VOCAB_SIZE, assert_idle, engine_config, start_engine
 
 from octavo_engine.bench.offline import measure_latency, measure_throughput
-from octavo_engine.bench_serve import Load
+from octavo_engine.bench.serve import Load
 from octavo_engine.cli.main import main
 from octavo_engine.errors import EngineError
 

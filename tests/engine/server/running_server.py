@@ -64,7 +64,7 @@ class RunningServer:
         return answer.status_code, answer.json()["status"]
 
     def until_ready(self) -> RunningServer:
-        until(lambda: self.health() == (200, "ok") or self.process.poll() is not None)
+        until(lambda: self.health() == (200, "ok") or self.process.poll() is not None, seconds=60)
         assert self.process.poll() is None, self.process.communicate()[1]
         return self
 
