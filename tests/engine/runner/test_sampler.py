@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from octavo_engine.runner.kernels.sampling import draw, filter_logits, uniforms
+from octavo_engine.runner.logits_processors import process_logits
 from octavo_engine.runner.sampler import Sampled, Sampler
 from octavo_engine.runner.sampling_batch import SamplingBatch
 from octavo_engine.sampling_params import SamplingParams
@@ -163,8 +164,6 @@ def test_a_token_that_was_filtered_out_is_never_drawn(number: float) -> None:
     ],
 )
 def test_logits_are_changed_by(params: SamplingParams, changed: dict[int, float]) -> None:
-    from octavo_engine.runner.logits_processors import process_logits
-
     batch = batch_of(params, prompt=[0, 6], output=[1, 2, 1])
     found = process_logits(LOGITS[None], batch, (EOS,))[0] - LOGITS
     assert found.tolist() == pytest.approx([changed.get(token, 0.0) for token in range(VOCAB)])
