@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -293,16 +294,19 @@ def test_an_urgent_prompt_takes_no_blocks_from_who_is_in_the_step_already() -> N
     config = engine_config(blocks=22, policy="priority", max_num_batched_tokens=8)
     usual = [request(f"usual-{number}", [number] * 44, priority=1, max_tokens=60) for number in range(3)]
     urgent = request("urgent", [*range(3, 48), *[4] * 100], priority=0, max_tokens=10)
-    core, _ = start_engine(config)
+    core, runner = start_engine(config)
     for each in usual:
         core.add(each)
     outputs: list[SequenceOutput] = []
     while core.stats.generation_tokens < 3:
         outputs += core.step().outputs
     core.add(urgent)
-    tokens = tokens_by_sequence(outputs + drain(core))
-    assert core.stats.preemptions > 0
-    assert tokens == generate(engine_config(), [*usual, urgent])
+    progress = [0]
+    while core.has_work():
+        outputs += core.step().outputs
+        progress += [row.num_computed for row in runner.rows.values() if row.num_prompt_tokens == 145]
+    assert any(before == after < 145 for before, after in pairwise(progress)), "it never lacked blocks"
+    assert tokens_by_sequence(outputs) == generate(engine_config(), [*usual, urgent])
 
 
 @settings(max_examples=15, deadline=None)
