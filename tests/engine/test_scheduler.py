@@ -291,7 +291,7 @@ def test_a_preempted_sequence_waits_for_its_token_in_flight() -> None:
 
 
 def test_an_urgent_prompt_takes_no_blocks_from_who_is_in_the_step_already() -> None:
-    config = engine_config(blocks=22, policy="priority", max_num_batched_tokens=8)
+    config = engine_config(blocks=19, policy="priority", max_num_batched_tokens=8)
     usual = [request(f"usual-{number}", [number] * 44, priority=1, max_tokens=60) for number in range(3)]
     urgent = request("urgent", [*range(3, 48), *[4] * 100], priority=0, max_tokens=10)
     core, runner = start_engine(config)
