@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -42,15 +42,22 @@ class Endpoint:
 class Route:
     """A deployment, its pods that are ready, and its figures."""
 
-    __slots__ = ("deployment", "figures", "ready")
+    __slots__ = ("_ejected_until", "deployment", "figures", "ready")
 
     def __init__(self, deployment: Deployment, figures: Figures, ready: tuple[Endpoint, ...] = ()) -> None:
         self.deployment = deployment
         self.figures = figures.of(deployment.key)
         self.ready = ready
+        self._ejected_until = 0.0  # the latest of all pods
 
-    def candidates(self, now: float, tried: Collection[Endpoint]) -> list[Endpoint]:
+    def eject(self, endpoint: Endpoint, until: float) -> None:
+        """Sets aside a pod that has failed: dead, it has the fewest requests in flight and would draw all."""
+        endpoint.ejected_until = self._ejected_until = until
+
+    def candidates(self, now: float, tried: Collection[Endpoint]) -> Sequence[Endpoint]:
         """Pods that may take a request: untried and not ejected; when all the untried are ejected, those."""
+        if not tried and self._ejected_until <= now:
+            return self.ready
         untried = [e for e in self.ready if e not in tried]
         return [e for e in untried if e.ejected_until <= now] or untried
 

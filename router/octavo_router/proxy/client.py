@@ -132,6 +132,9 @@ class ClientConnection(asyncio.Protocol):
 
     def _next(self) -> None:
         """Serves what waits, or waits for more."""
+        if not self._waiting and not self._lingering:
+            self._await_request()
+            return
         if self._looping:
             return
         self._looping = True

@@ -11,19 +11,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from octavo_router.endpoints import Endpoint, Route
 from octavo_router.errors import (
     BadUpstreamError,
-    InvalidRequestError,
-    MissingModelError,
     NoReadyPodError,
     RouterError,
     UnreachableError,
     UpstreamTimeoutError,
 )
 from octavo_router.proxy.heads import LAST_CHUNK, Framing, error_event, response_head, upstream_head
+from octavo_router.proxy.model_name import model_of
 from octavo_router.proxy.reader import Request
 from octavo_router.proxy.upstream import ResponseHead, UpstreamConnection
 from octavo_router.routing import Features
@@ -34,30 +31,6 @@ if TYPE_CHECKING:
 
 _UNAVAILABLE = 503
 _CLIENT_LEFT = 499  # in the figures only, as nginx counts it
-
-
-class _Named(msgspec.Struct, gc=False):
-    """The one field of a body that the router reads; the others are skipped, not built."""
-
-    model: str
-
-
-_decode = msgspec.json.Decoder(_Named).decode
-
-
-def model_of(body: bytes) -> str:
-    """The model that a request body names.
-
-    Raises:
-        InvalidRequestError: the body is not a JSON object.
-        MissingModelError: it has no `model`, or that is not a string.
-    """
-    try:
-        return _decode(body).model
-    except msgspec.ValidationError as error:
-        raise MissingModelError(f"The body must be a JSON object with the string `model`: {error}.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"The body is not valid JSON: {error}.") from None
 
 
 class Exchange:
@@ -157,7 +130,8 @@ class Exchange:
     def _try_next(self) -> None:
         endpoint = self._leave_endpoint()
         if endpoint is not None:
-            self._gateway.eject(endpoint)
+            self._route.eject(endpoint, self._gateway.now() + self._gateway.settings.ejection)
+            self._gateway.figures.ejections += 1
             self._tried.append(endpoint)
         self._gateway.figures.retries += 1
         self._try()
@@ -203,6 +177,7 @@ class Exchange:
         self._stream = not head.sized and head.is_event_stream()
         self._head_out = response_head(
             head.status,
+            head.names,
             head.headers,
             framing,
             keep_alive=self._keep_alive,

@@ -7,7 +7,7 @@ import itertools
 import os
 import time
 
-from octavo_router.endpoints import Endpoint, Registry
+from octavo_router.endpoints import Registry
 from octavo_router.metrics import Figures
 from octavo_router.proxy.client import ClientConnection
 from octavo_router.proxy.pool import Pool
@@ -104,8 +104,3 @@ class Gateway:
     def new_id(self) -> bytes:
         """A request id: unique, cheap, and without meaning."""
         return b"%b-%x" % (self._id_prefix, next(self._ids))
-
-    def eject(self, endpoint: Endpoint) -> None:
-        """Sets aside a pod that has failed: dead, it has the fewest requests in flight and would draw all."""
-        endpoint.ejected_until = self.now() + self.settings.ejection
-        self.figures.ejections += 1

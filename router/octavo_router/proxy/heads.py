@@ -130,10 +130,19 @@ def upstream_head(head: RequestHead, host: bytes, length: int, request_id: bytes
 
 
 def response_head(
-    status: int, headers: list[Header], framing: int, *, keep_alive: bool, http10: bool, request_id: bytes
+    status: int,
+    names: list[bytes],
+    headers: list[Header],
+    framing: int,
+    *,
+    keep_alive: bool,
+    http10: bool,
+    request_id: bytes,
 ) -> bytes:
-    """The head of the response to the client: the pod's end-to-end headers, this hop's framing."""
-    names = [name.lower() for name, _ in headers]
+    """The head of the response to the client: the pod's end-to-end headers, this hop's framing.
+
+    `names` are the headers' names in lower case.
+    """
     hop = HOP_BY_HOP
     if b"connection" in names:
         hop = hop.union(*(_nominated(value) for name, value in headers if name.lower() == b"connection"))

@@ -109,7 +109,8 @@ class RequestReader:
             raise (error.__context__ if isinstance(error.__context__, RouterError) else error) from None
         except httptools.HttpParserError as error:
             raise InvalidRequestError(f"The request is not valid HTTP/1.1: {error}.") from None
-        self._check_unfinished()
+        if self.phase != Phase.IDLE:
+            self._check_unfinished()
 
     def close(self) -> None:
         """Gives back what an unfinished body holds; breaks the cycle with the parser."""

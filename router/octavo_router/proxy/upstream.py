@@ -24,25 +24,25 @@ _FRESH, _REUSED = False, True
 class ResponseHead:
     """The head of a pod's response, as far as it is needed to pass it on."""
 
-    __slots__ = ("chunked", "headers", "sized", "status")
+    __slots__ = ("chunked", "headers", "names", "sized", "status")
 
     def __init__(self, status: int, headers: list[Header]) -> None:
         self.status = status
         self.headers = headers
-        names = [name.lower() for name, _ in headers]
+        self.names = names = [name.lower() for name, _ in headers]  # in lower case
         self.chunked = b"transfer-encoding" in names
         self.sized = b"content-length" in names or status in _BODYLESS
 
     def check(self) -> None:
         """Raises BadUpstreamError for a transfer coding that would be lost on the way."""
-        for name, value in self.headers if self.chunked else ():
-            if name.lower() == b"transfer-encoding" and value.lower() != b"chunked":
+        for name, (_, value) in zip(self.names, self.headers, strict=True):
+            if name == b"transfer-encoding" and value.lower() != b"chunked":
                 raise BadUpstreamError(f"The model's pod answered with the transfer encoding {value[:50]!r}.")
 
     def is_event_stream(self) -> bool:
         return any(
-            name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
-            for name, value in self.headers
+            name == b"content-type" and value.lower().startswith(b"text/event-stream")
+            for name, (_, value) in zip(self.names, self.headers, strict=True)
         )
 
 
@@ -151,7 +151,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _release(self) -> None:
         if self._keep_alive and not self.transport.is_closing():
-            self.resume()
+            if self._paused:
+                self.resume()
             self.reused = _REUSED
             self._pool.release(self)
         else:
@@ -186,7 +187,8 @@ class UpstreamConnection(asyncio.Protocol):
         # Only here: after the end of the message the parser always says no.
         self._keep_alive = self._parser.should_keep_alive()
         head = ResponseHead(status, headers)
-        head.check()
+        if head.chunked:
+            head.check()
         self._until_eof = not head.sized and not head.chunked
         self.exchange.begin(head)
 

@@ -1,0 +1,178 @@
+"""Measures the router on one core; load and pods run on another (bench/router_peer.py).
+
+    python bench/router.py [--runs 3] [--seconds 5] [--only FIGURE ...] [--keep]
+
+Prints the medians; --keep writes them to bench/results/router.json. Needs two cores, otherwise idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results" / "router.json"
+PODS = 8
+HELD = 5000
+DELAY_LIMIT_MS = 25.0
+Figures = dict[str, float]
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that are free now."""
+    for first in range(20_000, 30_000, count):
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in range(first, first + count):
+                    stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+            return first
+    raise OSError("no free ports")
+
+
+class Bench:
+    """A running router, and workloads against it."""
+
+    def __init__(self, seconds: float, router: psutil.Popen, first_port: int) -> None:
+        self._seconds = seconds
+        self._router = router
+        self._port, self._pods = first_port, first_port + 2
+
+    def peer(self, workload: str, amount: float = 0, *, direct: bool = False) -> Figures:
+        """One run of a workload; `direct`: at a pod, without the router."""
+        port = self._pods if direct else self._port
+        found: Figures = json.loads(subprocess.check_output(self._command(workload, port, amount)))
+        return found
+
+    def _command(self, workload: str, port: int, amount: float) -> list[str]:
+        script = str(ROOT / "bench" / "router_peer.py")
+        arguments = [workload, str(port), str(self._pods), str(self._seconds), str(amount)]
+        return ["taskset", "-c", "1", sys.executable, script, *arguments]
+
+    def added(self, workload: str, quantile: str, amount: float = 0) -> float:
+        """What the router adds to a time, in ms: with it less without it."""
+        return self.peer(workload, amount)[quantile] - self.peer(workload, amount, direct=True)[quantile]
+
+    def most_chunks(self) -> float:
+        """The most chunks a second at which 99% are late by no more than DELAY_LIMIT_MS."""
+        best = 0.0
+        for rate in range(25, 60, 3):
+            found = self.peer("chunks", rate)
+            if found["p99_ms"] > DELAY_LIMIT_MS:
+                break
+            best = found["chunks_s"]
+        return best
+
+    def kb_per_stream(self) -> float:
+        """The router's memory for an open stream, in KB, over that of its start."""
+        before = self._router.memory_info().rss
+        command = self._command("hold", self._port, HELD)
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as peer:
+            assert peer.stdout is not None
+            assert json.loads(peer.stdout.readline())["open"] == HELD
+            after = self._router.memory_info().rss
+            peer.communicate()
+        return (after - before) / 1024 / HELD
+
+    def slowest_cancel(self) -> float:
+        """The worse p99 of the two: before the first byte, and in mid-stream."""
+        return max(self.peer(f"cancel-{kind}")["p99_ms"] for kind in ("silent", "stream"))
+
+
+MEASURES: dict[str, tuple[str, Callable[[Bench], float]]] = {
+    "kb_per_open_stream": ("KB", Bench.kb_per_stream),
+    "short_req_s_per_core": ("req/s", lambda bench: bench.peer("short")["req_s"]),
+    "big_body_req_s_per_core.220KB": ("req/s", lambda bench: bench.peer("big")["req_s"]),
+    "chunks_s_per_core": ("chunks/s", Bench.most_chunks),
+    "added_ttft_p50_ms.1000_streams": ("ms", lambda bench: bench.added("ttft", "p50_ms")),
+    "added_ttft_p99_ms.1000_streams": ("ms", lambda bench: bench.added("ttft", "p99_ms")),
+    "added_latency_p50_ms.1_client": ("ms", lambda bench: bench.added("short", "p50_ms", 1)),
+    "added_latency_p99_ms.1_client": ("ms", lambda bench: bench.added("short", "p99_ms", 1)),
+    "cancel_ms": ("ms", Bench.slowest_cancel),
+}
+
+
+@contextlib.contextmanager
+def running(seconds: float) -> Iterator[Bench]:
+    """A fresh router on core 0, with PODS static pods."""
+    first = free_ports(2 + PODS)
+    urls = [f"http://127.0.0.1:{first + 2 + number}" for number in range(PODS)]
+    with tempfile.TemporaryDirectory() as folder:
+        models = Path(folder) / "models.yaml"
+        models.write_text(json.dumps({"models": {"bench": {"urls": urls}}}))
+        ports = {"OCTAVO_HOST": "127.0.0.1", "OCTAVO_PORT": str(first), "OCTAVO_ADMIN_PORT": str(first + 1)}
+        command = ["taskset", "-c", "0", sys.executable, "-m", "octavo_router", "--static", str(models)]
+        path = os.pathsep.join([str(ROOT / "router"), os.environ.get("PYTHONPATH", "")])
+        settings = ports | {"OCTAVO_LOG_LEVEL": "error", "PYTHONPATH": path}
+        router = psutil.Popen(command, env=os.environ | settings)
+        try:
+            wait_ready(first + 1)
+            yield Bench(seconds, router, first)
+        finally:
+            router.kill()
+            router.wait()
+
+
+def wait_ready(admin_port: int) -> None:
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{admin_port}/readyz"):
+            return
+        time.sleep(0.05)
+    raise TimeoutError("the router is not ready after 20 s")
+
+
+def conditions(runs: int, seconds: float) -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
+    parts = ", ".join(f"{name} {version(name)}" for name in ("uvloop", "httptools", "msgspec"))
+    layout = f"loopback, {PODS} pods, router on one core, load and pods on another"
+    work = f"1 KB bodies, 64 clients, chunks of 250 bytes; median of {runs} runs of {seconds:g} s"
+    return f"{cpu}; Python {platform.python_version()}, {parts}; {layout}; {work}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES))
+    parser.add_argument("--keep", action="store_true")
+    arguments = parser.parse_args()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    rows = []
+    for figure in arguments.only:
+        unit, measure = MEASURES[figure]
+        values = []
+        for _ in range(arguments.runs):
+            with running(arguments.seconds) as bench:
+                values.append(measure(bench))
+        value = statistics.median(values)
+        print(f"{figure:34} {value:12,.2f} {unit:9} of {', '.join(f'{v:,.2f}' for v in values)}", flush=True)
+        shown = {"figure": figure, "value": round(value, 3), "unit": unit}
+        rows.append(shown | {"conditions": conditions(arguments.runs, arguments.seconds)})
+    if arguments.keep:
+        RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
