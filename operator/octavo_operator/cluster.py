@@ -16,6 +16,9 @@ from octavo_operator.names import Key
 from octavo_operator.observed import Child, Pod, decode_child, decode_pod
 from octavo_operator.plan import Apply, Delete
 
+NEVER = "1"
+"""A version that no object has: an apply that names it creates, or meets a conflict."""
+
 
 class Cluster(Protocol):
     """What the reconciler needs. Reads of caches are plain functions, everything else may raise ApiError."""
@@ -33,7 +36,11 @@ class Cluster(Protocol):
         """The resource itself, asked for directly."""
 
     async def apply(self, write: Apply) -> Child:
-        """Server-side apply, forced; the answer is in the cache afterwards."""
+        """Server-side apply, forced; the answer is in the cache afterwards.
+
+        Raises:
+            ConflictError: the write creates, and there is an object of that name.
+        """
 
     async def delete(self, write: Delete) -> None:
         """Delete that very object; its absence is fine."""
@@ -120,10 +127,15 @@ class ApiCluster:
     async def apply(self, write: Apply) -> Child:
         meta = write.manifest["metadata"]
         key = (meta["namespace"], meta["name"])
+        body = (
+            {**write.manifest, "metadata": {**meta, "resourceVersion": NEVER}}
+            if write.creates
+            else write.manifest
+        )
         query = {"fieldManager": write.manager, "force": "true"}
         path = CHILDREN[write.kind].path(*key)
         answer = await self._client.request(
-            "PATCH", path, kind=write.kind, body=write.manifest, content_type=APPLY, query=query
+            "PATCH", path, kind=write.kind, body=body, content_type=APPLY, query=query
         )
         child = decode_child(write.kind, answer)
         self._informer(write.kind, key).learn(key, child)

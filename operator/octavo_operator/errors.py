@@ -6,6 +6,7 @@ OctavoError
     ├── UnreachableError      no answer, or a server-side failure: worth trying again
     ├── NotFoundError         404
     ├── AlreadyExistsError    a create met an object of that name
+    ├── ConflictError         the object is not the one that the write was meant for
     ├── ExpiredError          410: the watch must start over
     └── RefusedError          the request itself is not acceptable: a person has to change something
 """
@@ -29,7 +30,7 @@ class ApiError(OctavoError):
 
 
 class UnreachableError(ApiError):
-    """No answer, 429, a conflict, or 5xx."""
+    """No answer, 401, 429, or 5xx."""
 
 
 class NotFoundError(ApiError):
@@ -38,6 +39,10 @@ class NotFoundError(ApiError):
 
 class AlreadyExistsError(ApiError):
     """There is an object of that name."""
+
+
+class ConflictError(ApiError):
+    """The object is not the one that the write was meant for."""
 
 
 class ExpiredError(ApiError):
@@ -54,7 +59,7 @@ _OUT_OF_SCHEMA = "failed to create typed patch object"
 _KINDS: dict[int, type[ApiError]] = {
     401: UnreachableError,
     404: NotFoundError,
-    409: UnreachableError,
+    409: ConflictError,
     410: ExpiredError,
     429: UnreachableError,
 }

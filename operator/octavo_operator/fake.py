@@ -8,6 +8,7 @@ import msgspec
 
 from octavo_operator.api import LLMDeployment, Status
 from octavo_operator.desired.meta import Manifest
+from octavo_operator.errors import ConflictError
 from octavo_operator.names import Key
 from octavo_operator.observed import Child, Pod, decode_child
 from octavo_operator.plan import Apply, Delete
@@ -44,9 +45,11 @@ class FakeCluster:
     async def apply(self, write: Apply) -> Child:
         if write.kind in self.failures:
             raise self.failures[write.kind]
-        self.writes.append(f"apply {write.kind} as {write.manager}")
         meta = write.manifest["metadata"]
         key = (meta["namespace"], meta["name"])
+        if write.creates and (write.kind, key) in self.objects:
+            raise ConflictError(409, "Conflict", "there is one")
+        self.writes.append(f"apply {write.kind} as {write.manager}")
         self.put(write.manifest)
         return self._child(write.kind, key)
 

@@ -14,10 +14,11 @@ from octavo_operator.observed import Child, Children
 
 
 class Apply(msgspec.Struct, frozen=True):
-    """Server-side apply of a manifest, forced."""
+    """Server-side apply of a manifest, forced; one that `creates` does so only where the name is free."""
 
     manifest: Manifest
     manager: str = FIELD_MANAGER
+    creates: bool = False
     repairs: bool = False  # the child was right once and was changed or deleted by somebody
 
     @property
@@ -67,7 +68,7 @@ def plan(
     ]
     return Plan(
         first=tuple(hand_over(llmd, wanted.get("Deployment"), own.get("Deployment"))),
-        applies=tuple(Apply(m, repairs=is_repair(m, own.get(m["kind"]), was_made(llmd))) for m in due),
+        applies=tuple(write_of(llmd, m, own.get(m["kind"])) for m in due),
         deletes=tuple(
             Delete(kind, c.key, c.uid) for kind, c in own.items() if kind not in wanted and c.owner_uid == uid
         ),
@@ -81,6 +82,10 @@ def is_due(manifest: Manifest, child: Child | None, settled: bool) -> bool:
     if child is None or child.hash != hash_of(manifest) or child.owner_uid is None:
         return True
     return not (settled or is_part(compared(manifest), child.compared()))
+
+
+def write_of(llmd: LLMDeployment, manifest: Manifest, child: Child | None) -> Apply:
+    return Apply(manifest, creates=child is None, repairs=is_repair(manifest, child, was_made(llmd)))
 
 
 def was_made(llmd: LLMDeployment) -> bool:

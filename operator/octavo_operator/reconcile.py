@@ -12,7 +12,7 @@ from octavo_operator.compare import is_part
 from octavo_operator.conditions import READY, Seen, ready_condition, status_of
 from octavo_operator.desired.children import children
 from octavo_operator.desired.meta import Defaults, Manifest
-from octavo_operator.errors import ApiError, NotFoundError, RefusedError
+from octavo_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError
 from octavo_operator.events import Recorder, Type
 from octavo_operator.names import FIELD_MANAGER, TEMPLATE_ANNOTATION, Key
 from octavo_operator.observed import Child
@@ -67,23 +67,13 @@ class Reconciler:
             self._forget(key)  # the garbage collector removes the children
             return True
         desired = children(llmd, self._defaults)
-        todo = await self._plan(llmd, desired)
-        if todo is None:
+        observed = self._cluster.children(key)
+        if len(observed) < len(desired) and not await self._still_there(llmd):
             return True
-        blockers = [*_blocked(todo), *await self._act(llmd, todo)]
+        todo = plan(llmd, desired, observed, self._settled_kinds(observed.values()))
+        blockers = await self._act(llmd, todo)
         await self._report(llmd, desired, blockers)
         return not blockers
-
-    async def _plan(self, llmd: LLMDeployment, desired: Sequence[Manifest]) -> Plan | None:
-        """None when the resource is gone and the cache has not heard of it."""
-        observed = self._cluster.children(llmd.key)
-        missing = [str(m["kind"]) for m in desired if m["kind"] not in observed]
-        if missing:
-            if not await self._still_there(llmd):
-                return None
-            found = await asyncio.gather(*(self._cluster.look_up(kind, llmd.key) for kind in missing))
-            observed |= {child.kind: child for child in found if child is not None}
-        return plan(llmd, desired, observed, self._settled_kinds(observed.values()))
 
     async def _still_there(self, llmd: LLMDeployment) -> bool:
         """A child that has vanished may be the first sign of its owner's deletion."""
@@ -100,7 +90,7 @@ class Reconciler:
         return False
 
     async def _act(self, llmd: LLMDeployment, todo: Plan) -> list[Cause]:
-        """Carry the plan out; return what the API server does not accept."""
+        """Carry the plan out; return what stands in its way."""
         for write in todo.first:
             await self._cluster.apply(write)
         results = await asyncio.gather(
@@ -108,12 +98,29 @@ class Reconciler:
             *(self._cluster.delete(write) for write in todo.deletes),
             return_exceptions=True,
         )
-        failed = [r for r in results if isinstance(r, BaseException) and not isinstance(r, RefusedError)]
-        if failed:
-            raise failed[0]
         outcomes = list(zip(todo.applies, results, strict=False))
         await self._tell_repairs(llmd, [write for write, error in outcomes if error is None])
-        return [_refusal(write, error) for write, error in outcomes if isinstance(error, RefusedError)]
+        blockers = [_taken(kind) for kind in todo.taken] + [_awaited(kind) for kind in todo.awaited]
+        for write, error in outcomes:
+            if isinstance(error, RefusedError):
+                blockers.append(_refusal(write, error))
+            elif isinstance(error, ConflictError) and write.creates:
+                blockers.append(await self._in_the_way(llmd, write.kind))
+        unexpected = [
+            r for r in results if isinstance(r, Exception) and not isinstance(r, RefusedError | ConflictError)
+        ]
+        if unexpected:
+            raise unexpected[0]
+        return blockers
+
+    async def _in_the_way(self, llmd: LLMDeployment, kind: str) -> Cause:
+        """What has the name of a child that was to be created."""
+        found = await self._cluster.look_up(kind, llmd.key)
+        return (
+            _awaited(kind)
+            if found is None or found.leaving or found.is_of(llmd.metadata.uid)
+            else _taken(kind)
+        )
 
     async def _apply(self, write: Apply) -> None:
         child = await self._cluster.apply(write)
@@ -180,18 +187,13 @@ def _template(desired: Sequence[Manifest]) -> str:
     return str(deployment["spec"]["template"]["metadata"]["annotations"][TEMPLATE_ANNOTATION])
 
 
-def _blocked(todo: Plan) -> list[Cause]:
-    taken = [
-        Cause(
-            NAME_TAKEN,
-            f"a {kind} of this name exists and is not owned by this resource: delete or rename it",
-            final=True,
-        )
-        for kind in todo.taken
-    ]
-    return taken + [
-        Cause(REPLACING, f"the former {kind} of this name is being deleted") for kind in todo.awaited
-    ]
+def _taken(kind: str) -> Cause:
+    text = f"a {kind} of this name exists and is not owned by this resource: delete or rename it"
+    return Cause(NAME_TAKEN, text, final=True)
+
+
+def _awaited(kind: str) -> Cause:
+    return Cause(REPLACING, f"the former {kind} of this name is being replaced")
 
 
 def _refusal(write: Apply, error: RefusedError) -> Cause:

@@ -203,7 +203,7 @@ def test_children_edited_and_deleted_by_hand_are_put_right_quickly(
         return found is not None and found["metadata"]["uid"] != uid
 
     kube.wait("a new Service", replaced)
-    assert statistics.median(took) < 1.0  # a bound against hanging; bench/operator.py measures
+    assert statistics.median(took) < 1.0  # a bound against hanging; bench/reconcile.py measures
 
     def repaired() -> dict[str, int]:
         events = kube.request("GET", f"/api/v1/namespaces/{namespace}/events")["items"]
