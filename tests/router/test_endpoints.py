@@ -83,7 +83,7 @@ def test_candidates_are_untried_and_not_ejected_unless_nothing_else_is_left() ->
         return set(route.candidates(10.0, tried))
 
     assert candidates() == {one, two, three}
-    two.ejected_until = 11.0
+    route.eject(two, 11.0)
     assert candidates() == {one, three}
     assert candidates(one) == {three}
     assert candidates(one, three) == {two}, "an ejected pod is better than none"
