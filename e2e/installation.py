@@ -10,9 +10,11 @@ from typing import Any
 from e2e.cluster.cluster import Cluster
 from e2e.cluster.go_programs import program
 from e2e.kubectl import Kubectl
+from images.base import SITE
 from images.build import build
 from images.commands import run
-from images.parts import ENGINE_THIN, OPERATOR, REGISTRY, REPOSITORY, ROUTER, SITE, version
+from images.errors import BuildError
+from images.parts import ENGINE_THIN, OPERATOR, REGISTRY, REPOSITORY, ROUTER, version
 
 NAMESPACE = "octavo-system"
 CHART = REPOSITORY / "helm" / "octavo"
@@ -84,7 +86,22 @@ def install(kubectl: Kubectl, *values: dict[str, Any]) -> None:
             file = Path(folder, f"{number}.json")
             file.write_text(json.dumps(each))
             words += ["--values", file]
-        run([program("helm"), *words], env=kubectl.environment)
+        try:
+            run([program("helm"), *words], env=kubectl.environment)
+        except BuildError as error:
+            raise BuildError(f"{error}{unready(kubectl)}") from error
+
+
+def unready(kubectl: Kubectl) -> str:
+    """What Octavo's pods that are not ready said last; empty when all are."""
+    said = []
+    for pod in kubectl.items("pods", namespace=NAMESPACE):
+        statuses = pod["status"].get("containerStatuses", [])
+        if statuses and not all(status["ready"] for status in statuses):
+            name = pod["metadata"]["name"]
+            log = kubectl("logs", name, "-n", NAMESPACE, "--tail=1").strip()
+            said.append(f"; pod {name} is not ready and said last: {log or 'nothing'}")
+    return "".join(said)
 
 
 def uninstall(kubectl: Kubectl) -> None:

@@ -13,6 +13,7 @@ SUITE = "bookworm"
 PACKAGES = "ca-certificates,coreutils,dash,libc-bin,libgomp1,libstdc++6,python3"
 PYTHON = "3.11"  # the one of SUITE
 USER = 65532
+CODE, SITE = "/opt/octavo/code", "/opt/octavo/site"  # where a part's own code and its libraries lie
 ACCOUNTS = {
     "etc/passwd": f"root:x:0:0:root:/root:/bin/sh\noctavo:x:{USER}:{USER}:octavo:/tmp:/bin/sh\n",
     "etc/group": f"root:x:0:\noctavo:x:{USER}:\n",
@@ -28,7 +29,7 @@ UNUSED = (
     "etc/apt",
 )
 BUNDLE = "etc/ssl/certs/ca-certificates.crt"
-RECIPE = 1  # to be raised when the code below makes another base of the same settings
+RECIPE = 2  # to be raised when the code below makes another base of the same settings
 
 
 def base_key() -> str:
@@ -51,6 +52,8 @@ def base_root(say: Callable[[str], None]) -> Path:
             shutil.rmtree(root / each, ignore_errors=True)
         for name, text in ACCOUNTS.items():
             (root / name).write_text(text)
+        for folder in (CODE, SITE):
+            (root / folder.strip("/")).mkdir(parents=True)
         _bundle_certificates(root)
         compile_bytecode(root, root / "usr/lib/python3.11", "/usr/lib/python3.11")
 
@@ -71,8 +74,8 @@ def compile_bytecode(root: Path, folder: Path, at: str) -> None:
     (templates for other versions of Python) stays as it is.
     """
     script = """
-        if [ "$FOLDER" != "$ROOT$AT" ]; then mkdir -p "$ROOT$AT"; mount --bind "$FOLDER" "$ROOT$AT"; fi
-        mkdir -p "$ROOT/dev/shm"; mount -t tmpfs tmpfs "$ROOT/dev/shm"
+        if [ "$FOLDER" != "$ROOT$AT" ]; then mount --bind "$FOLDER" "$ROOT$AT"; fi
+        mount -t tmpfs tmpfs "$ROOT/dev/shm"
         exec chroot "$ROOT" python3 -m compileall -qq -j 0 --invalidation-mode unchecked-hash "$AT" """
     environment = {
         "ROOT": str(root),

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from images.cache import cache_root, key_of, made_once
+from images.cache import keep_newest, key_of, made_once
 from images.errors import BuildError
 from images.oci import Layer, write_archive
 from images.parts import ENGINE, OPERATOR, PARTS, ROUTER, Part
 
-KEPT_ARCHIVES = 2
+KEPT = 3  # of each archive and of its changing layer
 
 
 def build(part: Part, say: Callable[[str], None] = print) -> Path:
@@ -29,7 +29,8 @@ def build(part: Part, say: Callable[[str], None] = print) -> Path:
         write_archive(out, part.image, layers, part.config)
 
     archive = made_once("images", f"{part.name}-{key}.tar", make)
-    _remove_older(part)
+    for kept in (part.name, f"code-{part.code}"):
+        keep_newest("images", kept, KEPT)
     return archive
 
 
@@ -40,13 +41,6 @@ def _digested(layer: Path) -> Layer:
         out.write_text(Layer.of(layer).sha256)
 
     return Layer(layer, made_once("images", f"{layer.name}.sha256", make).read_text())
-
-
-def _remove_older(part: Part) -> None:
-    pattern = f"{part.name}-{'[0-9a-f]' * 16}.tar"
-    archives = sorted((cache_root() / "images").glob(pattern), key=lambda path: path.stat().st_mtime)
-    for old in archives[:-KEPT_ARCHIVES]:
-        old.unlink()
 
 
 def main(

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -43,6 +44,20 @@ def made_once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
             make(made)
             shutil.move(made, kept)
     return kept
+
+
+def keep_newest(kind: str, name: str, count: int) -> None:
+    """Remove all but the `count` newest of what was made under keys `NAME-KEY`, with what lies beside them."""
+    folder = cache_root() / kind
+    made = [
+        path
+        for path in folder.glob(f"{name}-*")
+        if re.fullmatch(rf"{name}-[0-9a-f]{{16}}(\.tar)?", path.name)
+    ]
+    keys = {path.name.removesuffix(".tar"): path.stat().st_mtime for path in made}
+    for old in sorted(keys, key=keys.__getitem__)[:-count]:
+        for path in (*folder.glob(f"{old}*"), *folder.glob(f".{old}*.lock")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager

@@ -1,19 +1,20 @@
 """What each image holds."""
 
+import shutil
 import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from images.base import PYTHON, USER, base_key, base_layer, base_root, compile_bytecode
+from images.base import CODE, PYTHON, SITE, USER, base_key, base_layer, base_root, compile_bytecode
 from images.cache import key_of, made_once
 from images.commands import run
 from images.layers import write_layer
 
 REPOSITORY = Path(__file__).parents[1]
 REGISTRY = "octavo.local"  # a name and no host: these images are loaded, not pulled
-CODE, SITE = "/opt/octavo/code", "/opt/octavo/site"
+ENTRYPOINT = Path(__file__).with_name("entrypoint.py")
 PLATFORM = "x86_64-manylinux_2_36"
 
 
@@ -115,7 +116,7 @@ class Part:
         contents = [
             text for path in sources for text in (str(path.relative_to(REPOSITORY)), path.read_bytes())
         ]
-        key = f"code-{self.code}-{key_of([base_key(), version(), *contents])}"
+        key = f"code-{self.code}-{key_of([base_key(), version(), ENTRYPOINT.read_bytes(), *contents])}"
 
         def make(root: Path) -> None:
             code = root / CODE.strip("/")
@@ -125,8 +126,8 @@ class Part:
                 target.write_bytes(source.read_bytes())
             compile_bytecode(base_root(say), code, CODE)
             self._write_metadata(code / f"octavo-{version()}.dist-info")
-            self._write_command(root / "usr/local/bin" / self.command)
-            (root / SITE.strip("/")).mkdir(exist_ok=True)
+            (root / "usr/local/bin").mkdir(parents=True)
+            shutil.copy(ENTRYPOINT, root / "usr/local/bin" / self.command)
 
         root = made_once("images", key, make)
         return made_once("images", f"{key}.tar", lambda out: write_layer(out, root))
@@ -134,12 +135,6 @@ class Part:
     def _write_metadata(self, folder: Path) -> None:
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.4\nName: octavo\nVersion: {version()}\n")
-
-    def _write_command(self, path: Path) -> None:
-        path.parent.mkdir(parents=True)
-        module = f"octavo_{self.code}.__main__"
-        path.write_text(f"#!/usr/bin/python3\nimport sys\n\nfrom {module} import main\n\nsys.exit(main())\n")
-        path.chmod(0o755)
 
     def _lock_files(self) -> list[Path]:
         return [REPOSITORY / "requirements" / f"{name}.lock" for name in self.locks]

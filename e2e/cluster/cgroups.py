@@ -7,7 +7,6 @@ from pathlib import Path
 from e2e.cluster.errors import ClusterError
 
 MOUNT = Path("/sys/fs/cgroup")
-CONTROLLERS = "+cpuset +cpu +io +memory +pids"
 BUSY_SECONDS = 10
 
 
@@ -46,11 +45,13 @@ def remove(cluster: str, mount: Path = MOUNT) -> None:
 
 
 def _delegate(group: Path) -> None:
-    """Let children of `group` have controllers (version 2); one that this machine lacks is left out."""
-    control = group / "cgroup.subtree_control"
-    for controller in CONTROLLERS.split() if control.exists() else ():
-        with contextlib.suppress(OSError):
-            control.write_text(controller)
+    """Let children of `group` have its controllers (version 2): the kubelet refuses a root without them."""
+    available, control = group / "cgroup.controllers", group / "cgroup.subtree_control"
+    for controller in available.read_text().split() if available.exists() else ():
+        with contextlib.suppress(
+            OSError
+        ):  # one that cannot be delegated, such as a busy realtime cpu controller
+            control.write_text(f"+{controller}")
 
 
 def _copy_cpuset(root: Path, group: Path) -> None:
