@@ -75,19 +75,31 @@ class Mailbox:
 
 
 class CoreProcess:
-    """A running core process and the folder of its sockets. Starting it needs no event loop."""
+    """A running core process and this side's ends of its sockets. Starting it needs no event loop.
+
+    The sockets are bound before the process begins, so that not even its first words can be lost.
+    """
 
     def __init__(self, config: EngineConfig, runner: str = MODEL_RUNNER) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="octavo-"))  # mode 0700: the sockets are ours alone
         self.spec = CoreSpec(config, f"ipc://{self.folder}/requests", f"ipc://{self.folder}/messages", runner)
+        self.context = zmq.Context()
+        self.requests = self._bound(zmq.PUSH, self.spec.requests_address)
+        self.messages = self._bound(zmq.PULL, self.spec.messages_address)
         command = [sys.executable, "-m", "octavo_engine.core_process"]
         self.popen = subprocess.Popen(command, stdin=subprocess.PIPE)
         assert self.popen.stdin is not None
         self.popen.stdin.write(msgspec.json.encode(self.spec) + b"\n")
         self.popen.stdin.flush()
 
+    def _bound(self, kind: int, address: str) -> zmq.Socket[bytes]:
+        socket = self.context.socket(kind)
+        socket.set_hwm(0)
+        socket.bind(address)
+        return socket
+
     def end(self, patience: float) -> None:
-        """Wait ``patience`` seconds for the process to end by itself, then kill it; remove its folder."""
+        """Wait ``patience`` seconds for the process to end by itself, then kill it; remove its traces."""
         try:
             self.popen.wait(patience)
         except subprocess.TimeoutExpired:
@@ -95,6 +107,7 @@ class CoreProcess:
             self.popen.wait()
         if self.popen.stdin is not None:
             self.popen.stdin.close()
+        self.context.destroy(linger=0)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -112,18 +125,9 @@ class CoreClient:
         self._beat = Heartbeat(0, 0.0, 0.0)
         self._beat_at = time.monotonic()
         self._fatal: str | None = None
-        self._context = zmq.asyncio.Context()
-        self._messages = self._context.socket(zmq.PULL)
-        self._requests = zmq.Context(self._context).socket(zmq.PUSH)
-        self._connect()
+        self._messages = zmq.asyncio.Socket.from_socket(process.messages)
         self._encoder = msgspec.msgpack.Encoder()
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
-
-    def _connect(self) -> None:
-        for socket in (self._messages, self._requests):
-            socket.set_hwm(0)
-        self._messages.bind(self.process.spec.messages_address)
-        self._requests.bind(self.process.spec.requests_address)
 
     @property
     def in_flight(self) -> int:
@@ -185,18 +189,18 @@ class CoreClient:
         """End the process, by force when it does not listen."""
         if not self.died.done():
             self._send(Shutdown())
-        await asyncio.to_thread(self.process.end, _STOP_SECONDS if self.ready.done() else 0.0)
+        await asyncio.wait({self.died}, timeout=_STOP_SECONDS if self.ready.done() else 0.0)
+        self.process.popen.kill()
         await self.died
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for socket in (self._messages, self._requests):
-            socket.close(linger=0)
-        self._context.term()
+        self._messages.close()
+        self.process.end(0.0)
 
     def _send(self, request: CoreRequest) -> None:
         with contextlib.suppress(zmq.Again):  # only when the core is dead, which _watch tells everyone
-            self._requests.send(self._encoder.encode(request), zmq.NOBLOCK)
+            self.process.requests.send(self._encoder.encode(request), zmq.NOBLOCK)
 
     async def _read(self) -> None:
         decoder = msgspec.msgpack.Decoder(CoreMessage)

@@ -47,6 +47,7 @@ class Usage:
 class _Choice:
     index: int
     detokenizer: IncrementalDetokenizer
+    begun: bool = False
     finished: bool = False
 
 
@@ -107,8 +108,14 @@ class Generation:
         _extend(delta, output, choice.detokenizer)
         choice.finished = delta.finish_reason is not None
         self.usage.completion_tokens += len(output.token_ids)
-        self.usage.cached_tokens += output.num_cached_tokens
+        if not choice.begun:
+            choice.begun = True
+            self._count_cached(output)
         return choice.finished
+
+    def _count_cached(self, output: SequenceOutput) -> None:
+        if output.index == 0:  # the sequences of a prompt share what was found of it
+            self.usage.cached_tokens += max(0, output.num_cached_tokens)
 
     def _end(self, request_id: str, index: int, left: dict[str, int]) -> None:
         by_stop_string = self._choices[request_id, index].detokenizer.stopped_by is not None

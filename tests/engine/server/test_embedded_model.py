@@ -58,5 +58,9 @@ def test_the_prefix_cache_serves_a_prompt_that_comes_again(
 ) -> None:
     prompt = "A long and winding road leads to the house. " * 12
     for _ in range(2):
-        client.completions.create(model="tiny", prompt=prompt, max_tokens=1, temperature=0)
+        answer = client.completions.create(model="tiny", prompt=prompt, max_tokens=8, temperature=0, n=2)
+    usage = answer.usage
+    assert usage is not None
+    assert usage.prompt_tokens_details is not None
+    assert 96 <= (usage.prompt_tokens_details.cached_tokens or 0) < usage.prompt_tokens
     assert embedded.metric("octavo_prefix_cache_hits_total") >= 96
