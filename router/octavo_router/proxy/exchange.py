@@ -42,12 +42,12 @@ class Exchange:
         "_client",
         "_connecting",
         "_endpoint",
-        "_features",
         "_figures",
         "_framing",
         "_gateway",
         "_head_out",
         "_keep_alive",
+        "_model",
         "_renewed",
         "_request",
         "_route",
@@ -59,7 +59,6 @@ class Exchange:
     )
 
     _route: Route
-    _features: Features
 
     def __init__(self, gateway: Gateway, client: ClientConnection, request: Request) -> None:
         self._gateway = gateway
@@ -80,13 +79,12 @@ class Exchange:
         """Routes the request and sends it, or answers why not."""
         request = self._request
         try:
-            model = model_of(request.body)
-            self._route = self._gateway.registry.resolve(model)
+            self._model = model_of(request.body)
+            self._route = self._gateway.registry.resolve(self._model)
         except RouterError as error:
             self._figures.in_flight += 1
             self._refuse(error)
             return
-        self._features = Features(model, request.head.target, request.body)
         self._figures = self._route.figures
         self._figures.in_flight += 1
         self._try()
@@ -100,9 +98,11 @@ class Exchange:
         if not candidates or len(self._tried) >= gateway.settings.max_tries:
             self._refuse(self._none_left())
             return
-        endpoint = gateway.policy.choose(candidates, self._features)
+        features = Features(self._model, self._request.head.target, self._request.body)
+        self._endpoint = endpoint = gateway.policy.choose(candidates, features)
         endpoint.in_flight += 1
-        self._endpoint = endpoint
+        if self._tried:
+            gateway.figures.retries += 1
         self._reach(endpoint, gateway.pool.take(endpoint))
 
     def _reach(self, endpoint: Endpoint, idle: UpstreamConnection | None) -> None:
@@ -133,7 +133,6 @@ class Exchange:
             self._route.eject(endpoint, self._gateway.now() + self._gateway.settings.ejection)
             self._gateway.figures.ejections += 1
             self._tried.append(endpoint)
-        self._gateway.figures.retries += 1
         self._try()
 
     def _leave_endpoint(self) -> Endpoint | None:
@@ -149,7 +148,7 @@ class Exchange:
         return any(e is not self._endpoint for e in others)
 
     def _none_left(self) -> RouterError:
-        model = self._features.model
+        model = self._model
         if not self._tried:
             return NoReadyPodError(
                 f"The model {model!r} has no ready pod at the moment; try again in a few seconds."

@@ -50,7 +50,10 @@ class Pool:
         except OSError:  # refused, unreachable, no such host, or TimeoutError
             exchange.unconnected()
         else:
-            exchange.connected(connection)
+            if connection.transport.is_closing():  # opened and lost at once
+                exchange.unconnected()
+            else:
+                exchange.connected(connection)
 
     def opened(self, connection: UpstreamConnection) -> None:
         self._figures.upstream_connections += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 
 import pytest
 from tests.router.loopback import (
@@ -366,10 +367,14 @@ async def test_a_pod_that_falls_silent(begun: bool) -> None:
 
 
 async def test_the_kept_body_is_dropped_at_the_first_byte() -> None:
-    body = body_for("m", prompt="x" * 200_000)
+    body = body_for("m", prompt="x" * 2_000_000)
+
+    def kept_bytes() -> int:
+        traces = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/octavo_router/*")])
+        return sum(trace.size for trace in traces.traces)
 
     async def behave(call: Call) -> None:
-        assert router.figures.buffered_bytes == len(body)
+        assert router.figures.buffered_bytes == len(body) < kept_bytes()
         await call.send(STREAM_HEAD)
         await call.event(b"data: 1\n\n")
         await call.reader.read()
@@ -377,10 +382,13 @@ async def test_the_kept_body_is_dropped_at_the_first_byte() -> None:
     async with running_pods(behave) as pods, running_router() as router:
         router.serve("m", *pods)
         client = await router.client()
+        tracemalloc.start()
         client.send(request_bytes(body))
         client.expect()
         await client.event()
         assert router.figures.buffered_bytes == 0
+        assert kept_bytes() < 100_000
+        tracemalloc.stop()
 
 
 async def test_a_pod_that_is_withdrawn_finishes_its_streams_and_gets_nothing_new() -> None:
