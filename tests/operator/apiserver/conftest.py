@@ -215,8 +215,14 @@ class Operator:
 
     def metric(self, pattern: str) -> float:
         """The sum over the lines of /metrics that begin like this."""
-        text = httpx.get(f"http://127.0.0.1:{self.http_port}/metrics").text
-        return sum(float(line.split()[-1]) for line in text.splitlines() if re.match(pattern, line))
+        return sum(float(line.split()[-1]) for line in self.lines() if re.match(pattern, line))
+
+    def lines(self) -> list[str]:
+        return httpx.get(f"http://127.0.0.1:{self.http_port}/metrics").text.splitlines()
+
+    @property
+    def requests(self) -> list[str]:
+        return [line for line in self.lines() if line.startswith("octavo_operator_api_requests_total")]
 
     @property
     def writes(self) -> float:

@@ -40,7 +40,7 @@ def engine_port() -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def served(kube: Any, new_operator: Any, engine_port: int) -> Any:
+def served(kube: Any, new_operator: Any, engine_port: int) -> Iterator[Any]:
     """An operator that serves metrics, behind APIServices as the chart makes them."""
     operator = new_operator(OCTAVO_ENGINE_PORT=str(engine_port), OCTAVO_METRICS_API="true")
     external = {"type": "ExternalName", "externalName": "localhost"}
@@ -57,7 +57,9 @@ def served(kube: Any, new_operator: Any, engine_port: int) -> Any:
         kube.request("POST", "/apis/apiregistration.k8s.io/v1/apiservices", json=body)
     assert operator.stop() == 0  # the authority is written at start, and once a minute
     operator.start()
-    return operator
+    yield operator
+    assert "Traceback" not in operator.log, operator.log
+    assert operator.stop() == 0
 
 
 @pytest.fixture(scope="module")

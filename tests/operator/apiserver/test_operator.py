@@ -265,22 +265,6 @@ def test_replicas_survive_the_way_into_autoscaling_and_back(kube: Any, operator:
     kube.wait("the spec's replicas", lambda: replicas() == 1)
 
 
-def test_restart_writes_nothing(kube: Any, new_operator: Any, body: Any) -> None:
-    namespace = kube.namespace()
-    watcher = new_operator(OCTAVO_WATCH_NAMESPACES=namespace)
-    for number in range(5):
-        spec = {"resources": {"cpu": "1000m", "memory": "2048Mi"}, "autoscaling": AUTO}
-        kube.create("LLMDeployment", body(namespace, f"m{number}", **spec)).raise_for_status()
-    for number in range(5):
-        kube.wait_reason(namespace, f"m{number}", "Loading")
-    assert watcher.stop() == 0
-    watcher.start()
-    kube.wait("all resources", lambda: watcher.metric("octavo_operator_reconciles_total") >= 5)
-    kube.wait("rest", lambda: watcher.metric("octavo_operator_queue_depth") == 0)
-    assert watcher.writes == 0
-    assert watcher.stop() == 0
-
-
 def test_deletion_leaves_nothing_behind_in_the_operator(kube: Any, operator: Any, body: Any) -> None:
     namespace = apply(kube, body(kube.namespace()))
     known = operator.metric("octavo_operator_resources ")
