@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from octavo_engine.runner.models.config import DecoderConfig
+from octavo_engine.runner.architecture import DecoderConfig
 
 _STRETCHED = ("linear", "dynamic")  # their max_position_embeddings counts the unscaled positions
 

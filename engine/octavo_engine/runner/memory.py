@@ -6,9 +6,9 @@ import torch
 
 from octavo_engine.config import EngineConfig
 from octavo_engine.errors import OutOfMemory
+from octavo_engine.runner.architecture import DecoderConfig
 from octavo_engine.runner.kv_cache import CacheShape
 from octavo_engine.runner.layers.context import LayerContext
-from octavo_engine.runner.models.config import DecoderConfig
 from octavo_engine.runner.placement import free_bytes
 
 _GIB = 1 << 30

@@ -11,6 +11,7 @@ from octavo_engine.config import EngineConfig
 from octavo_engine.errors import EngineError
 from octavo_engine.messages import RunnerSpec, StepInput, StepResult
 from octavo_engine.runner.forward import StepExecutor
+from octavo_engine.runner.host import processors
 from octavo_engine.runner.inputs import InputBuilder
 from octavo_engine.runner.kv_cache import KVCache
 from octavo_engine.runner.layers.context import LayerContext
@@ -44,6 +45,7 @@ class ModelRunner:
 
     def load(self) -> RunnerSpec:
         """Read the weights. Raises ModelNotFound, ModelError, ConfigError or OutOfMemory."""
+        torch.set_num_threads(processors())
         checkpoint = open_checkpoint(self._config.model)
         self._model_config = checkpoint.config
         device = choose_device(self._config.model, self._rank)

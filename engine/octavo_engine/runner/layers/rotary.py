@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from octavo_engine.errors import ModelError
-from octavo_engine.runner.models.config import DecoderConfig, RopeConfig
+from octavo_engine.runner.architecture import DecoderConfig, RopeConfig
 
 
 class RotaryTable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from octavo_engine.runner.architecture import DecoderConfig
 from octavo_engine.runner.inputs import ForwardInputs
 from octavo_engine.runner.kernels.activation import silu_and_mul
 from octavo_engine.runner.kernels.attention import AttentionPlan, paged_attention
@@ -15,7 +16,6 @@ from octavo_engine.runner.layers.embedding import VocabParallelEmbedding
 from octavo_engine.runner.layers.linear import ColumnParallelLinear, RowParallelLinear
 from octavo_engine.runner.layers.norm import RMSNorm
 from octavo_engine.runner.layers.rotary import RotaryTable
-from octavo_engine.runner.models.config import DecoderConfig
 from octavo_engine.runner.weights.slots import WeightSlot
 
 LayerCache = tuple[Tensor, Tensor]

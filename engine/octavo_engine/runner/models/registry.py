@@ -7,9 +7,9 @@ from typing import Protocol
 from torch import Tensor
 
 from octavo_engine.errors import ModelError
+from octavo_engine.runner.architecture import DecoderConfig
 from octavo_engine.runner.inputs import ForwardInputs
 from octavo_engine.runner.layers.context import LayerContext
-from octavo_engine.runner.models.config import DecoderConfig
 from octavo_engine.runner.models.llama import LayerCache, LlamaModel
 from octavo_engine.runner.weights.slots import WeightSlot
 

@@ -10,7 +10,7 @@ from octavo_engine.config import ModelConfig
 from octavo_engine.errors import ConfigError
 from octavo_engine.gguf_header import read_gguf
 from octavo_engine.model_source import ModelFiles, resolve
-from octavo_engine.runner.models.config import DecoderConfig
+from octavo_engine.runner.architecture import DecoderConfig
 from octavo_engine.runner.weights.gguf import GGUFSource, rope_factors
 from octavo_engine.runner.weights.gguf_config import gguf_config
 from octavo_engine.runner.weights.hf_config import hf_config

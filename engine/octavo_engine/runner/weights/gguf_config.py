@@ -7,7 +7,7 @@ from typing import Any
 
 from octavo_engine.errors import ModelError
 from octavo_engine.gguf_header import GGUFHeader
-from octavo_engine.runner.models.config import DecoderConfig, RopeConfig
+from octavo_engine.runner.architecture import DecoderConfig, RopeConfig
 
 _ARCHITECTURES = {"llama": "LlamaForCausalLM"}
 _END_TOKENS = ("eos_token_id", "eot_token_id", "eom_token_id")

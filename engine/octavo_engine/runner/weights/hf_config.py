@@ -8,7 +8,7 @@ from typing import Any
 
 from octavo_engine.errors import ModelError
 from octavo_engine.model_source import ModelFiles
-from octavo_engine.runner.models.config import DecoderConfig, RopeConfig
+from octavo_engine.runner.architecture import DecoderConfig, RopeConfig
 from octavo_engine.runner.models.registry import check_architecture
 
 
