@@ -9,7 +9,7 @@ import msgspec
 
 from octavo_operator.api import LLMDeployment, Status, parse
 from octavo_operator.api_client import APPLY, MERGE, ApiClient
-from octavo_operator.errors import AlreadyExistsError, ApiError, NotFoundError
+from octavo_operator.errors import AlreadyExistsError, ApiError, NotFoundError, RefusedError
 from octavo_operator.informer import Informer
 from octavo_operator.kinds import CHILDREN, EVENT, POD, RESOURCE
 from octavo_operator.names import Key
@@ -134,12 +134,24 @@ class ApiCluster:
         )
         query = {"fieldManager": write.manager, "force": "true"}
         path = CHILDREN[write.kind].path(*key)
-        answer = await self._client.request(
-            "PATCH", path, kind=write.kind, body=body, content_type=APPLY, query=query
-        )
+        try:
+            answer = await self._client.request(
+                "PATCH", path, kind=write.kind, body=body, content_type=APPLY, query=query
+            )
+        except RefusedError:
+            if not write.repairs:
+                raise
+            answer = await self._overwrite(write, path)
         child = decode_child(write.kind, answer)
         self._informer(write.kind, key).learn(key, child)
         return child
+
+    async def _overwrite(self, write: Apply, path: str) -> bytes:
+        """Replace whole lists: an item whose key somebody changed, such as a port, outlives an apply."""
+        query = {"fieldManager": write.manager}
+        return await self._client.request(
+            "PATCH", path, kind=write.kind, body=write.manifest, content_type=MERGE, query=query
+        )
 
     async def delete(self, write: Delete) -> None:
         options = {"propagationPolicy": "Background", "preconditions": {"uid": write.uid}}
