@@ -6,7 +6,7 @@ but are not built yet are refused with a sentence: silence would be a lie.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -43,7 +43,6 @@ _UNBUILT = {
 _NOTHING: tuple[object, ...] = (None, False, "", "none", "auto")  # values by which a client asks for nothing
 
 Body = TypeVar("Body", bound="_Request")
-Text = Annotated[str, Field(max_length=64 * 1024 * 1024)]
 
 
 class StreamOptions(BaseModel):

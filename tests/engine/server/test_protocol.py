@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.engine.server.running_server import RunningServer
 
 from octavo_engine.errors import RequestError
 from octavo_engine.sampling_params import SamplingParams
@@ -51,6 +52,18 @@ def test_any_json_object_is_understood_or_refused_with_a_sentence(
     kind: type[Any], body: dict[str, Any]
 ) -> None:
     assert _understood(kind, json.dumps(body).encode()) in (True, False)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    path=st.sampled_from(["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"]), body=BODIES
+)
+def test_any_json_object_sent_to_the_server_is_answered_without_a_fault(
+    server: RunningServer, path: str, body: dict[str, Any]
+) -> None:
+    answer = server.client.post(path, content=json.dumps({"max_tokens": 1, **body}).encode())
+    assert answer.status_code in (200, 400, 404)
+    assert answer.status_code == 200 or answer.json()["error"]["message"]
 
 
 @given(body=st.binary(max_size=40))
