@@ -6,10 +6,11 @@ import openai
 from e2e.conftest import wait_ready
 from e2e.installation import NAMESPACE, LocalImages, install, uninstall
 from e2e.kubectl import Kubectl
-from e2e.traffic import ask, open_stream, steady_traffic
+from e2e.traffic import ask, open_stream, steady_traffic, tokens_in
 from e2e.waiting import wait_for
 
-TOKENS = 1500
+HELM = "app.kubernetes.io/instance=octavo"
+STREAM_SECONDS = 20  # longer than an upgrade takes
 
 
 def test_models_serve_through_upgrade_and_uninstall(
@@ -20,6 +21,7 @@ def test_models_serve_through_upgrade_and_uninstall(
     images: LocalImages,
 ) -> None:
     model = deploy("lasting")
+    tokens = tokens_in(STREAM_SECONDS, openai_client, model)
 
     def engine() -> str:
         (pod,) = kubectl.items("pods", "-l", "octavo.dev/deployment=lasting", namespace=namespace)
@@ -29,9 +31,9 @@ def test_models_serve_through_upgrade_and_uninstall(
         return {pod["metadata"]["uid"] for pod in kubectl.items("pods", namespace=NAMESPACE)}
 
     same, before = engine(), octavo_pods()
-    with steady_traffic(openai_client, model), open_stream(openai_client, model, TOKENS) as stream:
+    with steady_traffic(openai_client, model), open_stream(openai_client, model, tokens) as stream:
         install(kubectl, images.values(), {"logging": {"level": "debug"}})
-        assert not stream.over, "the stream was to outlive the upgrade: give it more tokens"
+        assert not stream.over, f"the stream was to outlive the upgrade: it had {tokens} tokens"
     wait_for("no pod of the former release", lambda: not octavo_pods() & before, seconds=90)
     assert engine() == same
 
@@ -47,6 +49,3 @@ def test_models_serve_through_upgrade_and_uninstall(
     wait_ready(kubectl, "lasting", namespace)
     assert engine() == same
     assert ask(openai_client, model)
-
-
-HELM = "app.kubernetes.io/instance=octavo"

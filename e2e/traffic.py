@@ -1,6 +1,7 @@
 """Requests that go on while a case changes the cluster under them."""
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +23,16 @@ def ask(client: openai.OpenAI, model: str, tokens: int = 4) -> str:
     """
     answer = client.chat.completions.create(model=model, messages=QUESTION, max_tokens=tokens, temperature=0)
     return answer.choices[0].message.content or ""
+
+
+def tokens_in(seconds: float, client: openai.OpenAI, model: str) -> int:
+    """About how many tokens of one stream `model` makes in so many seconds on this machine."""
+    started = time.monotonic()
+    answer = client.chat.completions.create(
+        model=model, messages=QUESTION, max_tokens=64, extra_body={"ignore_eos": True}
+    )
+    assert answer.usage is not None
+    return int(seconds * answer.usage.completion_tokens / (time.monotonic() - started))
 
 
 @dataclass

@@ -47,7 +47,7 @@ def made_once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
 
 
 def keep_newest(kind: str, name: str, count: int) -> None:
-    """Remove all but the `count` newest of what was made under keys `NAME-KEY`, with what lies beside them."""
+    """Remove all but the `count` newest of what was made under keys `NAME-KEY`, and what lies beside them."""
     folder = cache_root() / kind
     made = [
         path
