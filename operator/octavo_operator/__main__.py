@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import kopf
 import uvloop
@@ -19,21 +19,23 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Exit with 0 after SIGTERM, with 2 when a setting is wrong."""
+    failed: list[BaseException] = []
     try:
         settings = read(os.environ)
         _log_to_stderr(settings)
         uvloop.run(run(settings, _connection()))
-    except SettingsError as error:
-        sys.exit(_say(error, 2))
-    except OctavoError as error:
-        sys.exit(_say(error, 1))
+    except* OctavoError as errors:
+        failed.extend(_leaves(errors))
+    if failed:
+        print(f"octavo-operator: {failed[0]}", file=sys.stderr)  # noqa: T201
+        sys.exit(2 if isinstance(failed[0], SettingsError) else 1)
 
 
 async def run(settings: Settings, login: kopf.ConnectionInfo) -> None:
     """The operator's whole life."""
-    async with running(settings, access_by(login)) as controller:
+    async with running(settings, access_by(login)) as operator:
         await kopf.operator(
-            registry=handlers.registry(controller.store, login),
+            registry=handlers.registry(operator.store, login, operator.stop),
             settings=handlers.settings(),
             clusterwide=not settings.watch_namespaces,
             namespaces=settings.watch_namespaces,
@@ -65,9 +67,12 @@ def _log_to_stderr(settings: Settings) -> None:
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line for every watch event
 
 
-def _say(error: OctavoError, code: int) -> int:
-    print(f"octavo-operator: {error}", file=sys.stderr)  # noqa: T201
-    return code
+def _leaves(errors: BaseExceptionGroup[OctavoError]) -> Iterator[BaseException]:
+    for error in errors.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 if __name__ == "__main__":

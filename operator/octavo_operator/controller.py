@@ -2,21 +2,24 @@
 
 import asyncio
 import datetime
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-
-from aiohttp import web
+import logging
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 
 from octavo_operator import health
 from octavo_operator.api_client import Access, ApiClient
 from octavo_operator.cluster import ApiCluster
-from octavo_operator.names import Key
+from octavo_operator.errors import ApiError
+from octavo_operator.listening import serve
+from octavo_operator.names import API_VERSION, Key
 from octavo_operator.reconcile import Reconciler
 from octavo_operator.scaling.service import MetricsService
 from octavo_operator.settings import Settings, defaults
 from octavo_operator.store import Store
 from octavo_operator.telemetry import Telemetry
-from octavo_operator.work_queue import WorkQueue, work
+from octavo_operator.work_queue import WorkQueue, delay_after, work
+
+log = logging.getLogger(__name__)
 
 
 class Controller:
@@ -45,40 +48,56 @@ class Controller:
             self.started.set()
 
 
+class Running:
+    """An operator at work."""
+
+    def __init__(self, store: Store, tasks: Iterable["asyncio.Task[None]"]) -> None:
+        self.store = store
+        self._tasks = list(tasks)
+
+    async def stop(self) -> None:
+        """End all tasks and connections, and wait for that."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+
+
 @asynccontextmanager
-async def running(settings: Settings, access: Access) -> AsyncIterator[Controller]:
-    """A controller at work, with its HTTP endpoints; its tasks end with the block, a failed one ends it."""
+async def running(settings: Settings, access: Access) -> AsyncIterator[Running]:
+    """The operator's own parts at work, until the block ends or one of them fails.
+
+    Raises:
+        SettingsError: in an ExceptionGroup, when a port cannot be had.
+    """
     telemetry = Telemetry()
-    async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(ApiClient(access, telemetry))
+    async with ApiClient(access, telemetry) as client, asyncio.TaskGroup() as group:
         controller = Controller(client, settings, telemetry)
-        app = health.application(
-            telemetry, lambda: controller.cluster.is_synced, lambda: controller.cluster.last_heard
-        )
-        await stack.enter_async_context(serving(app, settings.bind_address, settings.http_port))
-        group = await stack.enter_async_context(asyncio.TaskGroup())
-        tasks = [group.create_task(controller.run())]
+        cluster = controller.cluster
+        app = health.application(telemetry, lambda: cluster.is_synced, lambda: cluster.last_heard)
+        work_to_do = [controller.run(), serve(app, settings.bind_address, settings.http_port)]
         if settings.metrics_api:
-            tasks.append(
-                group.create_task(MetricsService(client, controller.cluster, settings, telemetry).run())
-            )
-        stack.callback(controller.queue.close)
-        for task in tasks:
-            stack.callback(task.cancel)
-        await controller.started.wait()  # kopf takes later tasks for its own, and waits for their end
-        yield controller
+            work_to_do.append(MetricsService(client, cluster, settings, telemetry).run())
+        operator = Running(controller.store, map(group.create_task, work_to_do))
+        try:
+            await _crd_is_served(client)
+            await controller.started.wait()  # kopf takes later tasks for its own, and waits for their end
+            yield operator
+        finally:
+            await operator.stop()
+            controller.queue.close()
 
 
-@asynccontextmanager
-async def serving(app: web.Application, host: str, port: int) -> AsyncIterator[None]:
-    """An aiohttp application that answers while the block runs."""
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port).start()
-        yield
-    finally:
-        await runner.cleanup()
+async def _crd_is_served(client: ApiClient) -> None:
+    """Wait for the CRD: kopf looks for it once."""
+    failures = 0
+    while True:
+        try:
+            await client.request("GET", f"/apis/{API_VERSION}", kind="APIResourceList")
+            return
+        except ApiError as error:
+            log.warning("%s is not served, is the CRD installed? %s", API_VERSION, error)
+            await asyncio.sleep(delay_after(failures))
+            failures += 1
 
 
 def _now() -> datetime.datetime:

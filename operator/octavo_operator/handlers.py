@@ -1,7 +1,7 @@
 """kopf's part: process life, login, and the events of LLMDeployments, which only feed the store."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import kopf
@@ -26,7 +26,9 @@ class Endless:
             delay = min(delay * 2, 30.0)
 
 
-def registry(store: Store, login: kopf.ConnectionInfo) -> kopf.OperatorRegistry:
+def registry(
+    store: Store, login: kopf.ConnectionInfo, stop: Callable[[], Awaitable[None]]
+) -> kopf.OperatorRegistry:
     """A registry of its own: kopf's default one imports the `kubernetes` package where that is installed."""
     handlers = kopf.OperatorRegistry()
 
@@ -37,6 +39,10 @@ def registry(store: Store, login: kopf.ConnectionInfo) -> kopf.OperatorRegistry:
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
     async def heard(type: str | None, body: Mapping[str, Any], **_: Any) -> None:  # noqa: A002 - kopf's name
         feed(store, type, body)
+
+    @kopf.on.cleanup(registry=handlers)
+    async def end(**_: Any) -> None:
+        await stop()  # kopf would wait for connections that are open
 
     return handlers
 

@@ -9,10 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from aiohttp import web
-
 from octavo_operator.api_client import ApiClient
 from octavo_operator.errors import ApiError
+from octavo_operator.listening import serve
 from octavo_operator.observed import Pod
 from octavo_operator.scaling.access import Delegation
 from octavo_operator.scaling.certificates import Bundle
@@ -57,14 +56,9 @@ class MetricsService:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._scraper.run())
             await self._first_upkeep()
-            runner = web.AppRunner(self._api.application(), access_log=None)
-            await runner.setup()
-            try:
-                port = self._settings.metrics_port
-                await web.TCPSite(runner, self._settings.bind_address, port, ssl_context=self._tls).start()
-                await self._upkeep_for_ever()
-            finally:
-                await runner.cleanup()
+            group.create_task(self._upkeep_for_ever())
+            port = self._settings.metrics_port
+            await serve(self._api.application(), self._settings.bind_address, port, self._tls)
 
     async def upkeep(self) -> None:
         """Renew the certificate when it is time, and keep the APIServices right. May raise ApiError."""

@@ -24,3 +24,15 @@ def test_restart_writes_nothing(kube: Any, new_operator: Any, body: Any) -> None
     kube.wait("rest", lambda: watcher.metric("octavo_operator_queue_depth") == 0)
     assert watcher.writes == 0, watcher.requests
     assert watcher.stop() == 0
+
+
+def test_a_port_in_use_is_told_in_one_sentence(new_operator: Any) -> None:
+    first = new_operator()
+    with pytest.raises(AssertionError) as found:
+        new_operator(OCTAVO_HTTP_PORT=str(first.http_port))
+    last = str(found.value).splitlines()
+    assert any(
+        f"octavo-operator: port {first.http_port} of 127.0.0.1 cannot be listened on" in line for line in last
+    )
+    assert "Traceback" not in str(found.value)
+    assert first.stop() == 0
