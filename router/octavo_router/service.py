@@ -25,13 +25,13 @@ log = logging.getLogger("octavo.router")
 
 
 class Service:
-    """Runs until SIGTERM or SIGINT."""
+    """Runs until SIGTERM or SIGINT, and then until what runs has ended; a second signal cuts it short."""
 
     def __init__(self, settings: Settings, static: Path | None) -> None:
         self._settings = settings
         self._static = static
         self._figures = Figures()
-        self._leaving = False
+        self._told, self._told_again = asyncio.Event(), asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -39,15 +39,25 @@ class Service:
         pool = Pool(self._settings, self._figures)
         registry = Registry(self._figures, pool.withdraw)
         gateway = Gateway(self._settings, registry, LeastLoaded(), pool, self._figures)
-        told = self._listen_for_signals()
+        self._listen_for_signals()
         async with self._discovering(registry), self._administered():
             port = await gateway.start()
             log.info("serving on %s:%d", self._settings.host, port)
-            await told.wait()
-            self._leaving = True
+            await self._told.wait()
             log.info("leaving: accepting %g s more, then finishing what runs", self._settings.lame_duck)
-            if not await gateway.drain():
-                log.warning("%g s were not enough: cut what still ran", self._settings.drain_timeout)
+            await self._leave(gateway)
+
+    async def _leave(self, gateway: Gateway) -> None:
+        draining = asyncio.create_task(gateway.drain())
+        hurried = asyncio.create_task(self._told_again.wait())
+        await asyncio.wait((draining, hurried), return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not draining.done():
+            draining.cancel()
+            await gateway.stop()
+            log.warning("told twice: cut what still ran")
+        elif not draining.result():
+            log.warning("%g s were not enough: cut what still ran", self._settings.drain_timeout)
 
     @contextlib.asynccontextmanager
     async def _administered(self) -> AsyncIterator[None]:
@@ -80,17 +90,18 @@ class Service:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 
-    def _listen_for_signals(self) -> asyncio.Event:
-        told = asyncio.Event()
+    def _listen_for_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, told.set)
-        return told
+            asyncio.get_running_loop().add_signal_handler(number, self._tell)
+
+    def _tell(self) -> None:
+        (self._told_again if self._told.is_set() else self._told).set()
 
     def _broken(self) -> str | None:
         watching = self._watching
         return "Discovery has ended." if watching is not None and watching.done() else None
 
     def _unready(self) -> str | None:
-        if self._leaving:
+        if self._told.is_set():
             return "The router is leaving."
         return None if self._figures.synced else "The first list of models is not complete yet."
