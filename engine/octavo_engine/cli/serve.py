@@ -98,6 +98,7 @@ def run_server(options: ServerOptions, runner: str) -> None:
     ``runner``: ``module:class`` of what the core drives. Errors: :class:`EngineError`.
     """
     listener = bind(options.host, options.port)
+    _log.info("Loading %s; port %d answers /health meanwhile.", options.engine.model.source, options.port)
     process = CoreProcess(options.engine, runner)
     with contextlib.closing(listener):
         try:
