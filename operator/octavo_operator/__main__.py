@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 
 import kopf
@@ -14,7 +15,7 @@ from octavo_operator.controller import running
 from octavo_operator.errors import OctavoError, SettingsError
 from octavo_operator.settings import Settings, read
 
-log = logging.getLogger(__name__)
+RENEWAL_SECONDS = 60.0
 
 
 def main() -> None:
@@ -42,15 +43,24 @@ async def run(settings: Settings, login: kopf.ConnectionInfo) -> None:
         )
 
 
+class Renewed:
+    """The login's headers, read again once a minute: the kubelet renews a pod's token on disk."""
+
+    def __init__(self, login: kopf.ConnectionInfo) -> None:
+        self._headers: Mapping[str, str] = login.as_http_headers()
+        self._until = time.monotonic() + RENEWAL_SECONDS
+
+    def __call__(self) -> Mapping[str, str]:
+        if time.monotonic() > self._until:
+            if login := handlers.connection():
+                self._headers = login.as_http_headers()
+            self._until = time.monotonic() + RENEWAL_SECONDS
+        return self._headers
+
+
 def access_by(login: kopf.ConnectionInfo) -> Access:
     """The same access for the operator's own requests."""
-
-    def headers() -> Mapping[str, str]:
-        return (handlers.connection() or login).as_http_headers()
-
-    fixed = login.as_http_headers()
-    renewed = bool(login.token) and login.certificate_path is None and login.certificate_data is None
-    return Access(login.server, login.as_ssl_context(), headers if renewed else lambda: fixed)
+    return Access(login.server, login.as_ssl_context(), Renewed(login))
 
 
 def _connection() -> kopf.ConnectionInfo:

@@ -13,8 +13,6 @@ from octavo_operator.store import Store
 
 log = logging.getLogger(__name__)
 
-RECHECK_SECONDS = 1.0
-
 
 class Endless:
     """Seconds between attempts when the API server fails; kopf ends the operator when these end."""
