@@ -5,6 +5,8 @@ import datetime
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
+import msgspec
+
 from octavo_operator.api import LLMDeployment, Status
 from octavo_operator.causes import NAME_TAKEN, REFUSED, REPLACING, Cause
 from octavo_operator.cluster import Cluster
@@ -105,7 +107,7 @@ class Reconciler:
             if isinstance(error, RefusedError):
                 blockers.append(_refusal(write, error))
             elif isinstance(error, ConflictError) and write.creates:
-                blockers.append(await self._in_the_way(llmd, write.kind))
+                blockers += await self._make_way(llmd, write)
         unexpected = [
             r for r in results if isinstance(r, Exception) and not isinstance(r, RefusedError | ConflictError)
         ]
@@ -113,14 +115,15 @@ class Reconciler:
             raise unexpected[0]
         return blockers
 
-    async def _in_the_way(self, llmd: LLMDeployment, kind: str) -> Cause:
-        """What has the name of a child that was to be created."""
-        found = await self._cluster.look_up(kind, llmd.key)
-        return (
-            _awaited(kind)
-            if found is None or found.leaving or found.is_of(llmd.metadata.uid)
-            else _taken(kind)
-        )
+    async def _make_way(self, llmd: LLMDeployment, write: Apply) -> list[Cause]:
+        """What has the name of a child that was to be created; our own that lost its label is applied over."""
+        found = await self._cluster.look_up(write.kind, llmd.key)
+        if found is None or found.leaving:
+            return [_awaited(write.kind)]
+        if not found.is_of(llmd.metadata.uid):
+            return [_taken(write.kind)]
+        await self._apply(msgspec.structs.replace(write, creates=False, repairs=True))
+        return []
 
     async def _apply(self, write: Apply) -> None:
         child = await self._cluster.apply(write)
