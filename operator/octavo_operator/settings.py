@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import msgspec
 import yaml
 
-from octavo_operator.api import PodDefaults, PodTemplate
+from octavo_operator.api import PodDefaults
 from octavo_operator.desired.meta import Defaults
 from octavo_operator.errors import SettingsError
 from octavo_operator.names import PORT
@@ -92,14 +92,13 @@ def defaults(settings: Settings) -> Defaults:
     )
 
 
-def pod_defaults(path: str) -> PodTemplate:
+def pod_defaults(path: str) -> PodDefaults:
     """Read the podTemplate that lies under every resource's own; no path means none."""
     if not path:
-        return PodTemplate()
+        return PodDefaults()
     try:
-        found = msgspec.convert(yaml.safe_load(Path(path).read_text()) or {}, PodDefaults)
+        return msgspec.convert(yaml.safe_load(Path(path).read_text()) or {}, PodDefaults)
     except (OSError, yaml.YAMLError, msgspec.ValidationError) as error:
         raise SettingsError(
             f"OCTAVO_POD_DEFAULTS: {path} cannot be used as a podTemplate: {error}"
         ) from error
-    return msgspec.convert(found, PodTemplate, from_attributes=True)
