@@ -10,7 +10,7 @@ from typing import Any
 from e2e.cluster.cluster import Cluster
 from e2e.cluster.go_programs import program
 from e2e.kubectl import Kubectl
-from images.base import SITE
+from images.base import MOUNTED_SITE
 from images.build import build
 from images.commands import run
 from images.errors import BuildError
@@ -56,7 +56,7 @@ class LocalImages:
                     "volumes": [
                         {"name": "site", "hostPath": {"path": str(self.engine_site), "type": "Directory"}}
                     ],
-                    "volumeMounts": [{"name": "site", "mountPath": SITE, "readOnly": True}],
+                    "volumeMounts": [{"name": "site", "mountPath": MOUNTED_SITE, "readOnly": True}],
                 },
             },
         }

@@ -14,6 +14,7 @@ PACKAGES = "ca-certificates,coreutils,dash,libc-bin,libgomp1,libstdc++6,python3"
 PYTHON = "3.11"  # the one of SUITE
 USER = 65532
 CODE, SITE = "/opt/octavo/code", "/opt/octavo/site"  # where a part's own code and its libraries lie
+MOUNTED_SITE = "/opt/octavo/mounted-site"  # where a node's copy of the libraries is mounted
 ACCOUNTS = {
     "etc/passwd": f"root:x:0:0:root:/root:/bin/sh\noctavo:x:{USER}:{USER}:octavo:/tmp:/bin/sh\n",
     "etc/group": f"root:x:0:\noctavo:x:{USER}:\n",
@@ -29,7 +30,7 @@ UNUSED = (
     "etc/apt",
 )
 BUNDLE = "etc/ssl/certs/ca-certificates.crt"
-RECIPE = 2  # to be raised when the code below makes another base of the same settings
+RECIPE = 3  # to be raised when the code below makes another base of the same settings
 
 
 def base_key() -> str:
@@ -52,7 +53,7 @@ def base_root(say: Callable[[str], None]) -> Path:
             shutil.rmtree(root / each, ignore_errors=True)
         for name, text in ACCOUNTS.items():
             (root / name).write_text(text)
-        for folder in (CODE, SITE):
+        for folder in (CODE, SITE, MOUNTED_SITE):
             (root / folder.strip("/")).mkdir(parents=True)
         _bundle_certificates(root)
         compile_bytecode(root, root / "usr/lib/python3.11", "/usr/lib/python3.11")
@@ -63,7 +64,7 @@ def base_root(say: Callable[[str], None]) -> Path:
 def base_layer(say: Callable[[str], None]) -> Path:
     """The base as a layer, without device files: a container has its own."""
     root = base_root(say)
-    return made_once("images", f"base-{base_key()}.tar", lambda out: write_layer(out, root, skip=("dev",)))
+    return made_once("images", f"base-{base_key()}.tar", lambda out: write_layer(out, root, skip=("dev/*",)))
 
 
 def compile_bytecode(root: Path, folder: Path, at: str) -> None:

@@ -12,7 +12,7 @@ from images.errors import BuildError
 from images.oci import Layer, write_archive
 from images.parts import ENGINE, OPERATOR, PARTS, ROUTER, Part
 
-KEPT = 3  # of each archive and of its changing layer
+KEPT = 2  # of each archive and of its changing layer
 
 
 def build(part: Part, say: Callable[[str], None] = print) -> Path:

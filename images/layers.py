@@ -6,20 +6,20 @@ from pathlib import Path, PurePosixPath
 
 
 def write_layer(out: Path, folder: Path, at: str = "", skip: Iterable[str] = ()) -> None:
-    """Write all that `folder` holds to the tar file `out`, as the content of the image's folder `at`.
+    """Write what `folder` holds to the tar file `out`, as the content of the image's folder `at`.
 
-    Owners are root and times are zero. `skip` are paths below `folder` whose content is left out.
+    Owners are root and times are zero. `skip` are patterns of paths below `folder` that are left out, with
+    all that is in them.
     """
-    skipped = {folder / each for each in skip}
+    skipped = {path for pattern in skip for path in folder.glob(pattern)}
     with tarfile.open(out, "w", format=tarfile.PAX_FORMAT) as tar:
         for parent in reversed(PurePosixPath(at).parents[:-1] if at else ()):
             tar.addfile(_folder(str(parent)))
         if at:
             tar.addfile(_folder(at))
         for path in sorted(folder.rglob("*")):
-            if not skipped.isdisjoint(path.parents):
-                continue
-            _add(tar, path, str(PurePosixPath(at) / path.relative_to(folder).as_posix()))
+            if skipped.isdisjoint((path, *path.parents)):
+                _add(tar, path, str(PurePosixPath(at) / path.relative_to(folder).as_posix()))
 
 
 def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:

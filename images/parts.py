@@ -7,7 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from images.base import CODE, PYTHON, SITE, USER, base_key, base_layer, base_root, compile_bytecode
+from images.base import (
+    CODE,
+    MOUNTED_SITE,
+    PYTHON,
+    SITE,
+    USER,
+    base_key,
+    base_layer,
+    base_root,
+    compile_bytecode,
+)
 from images.cache import key_of, made_once
 from images.commands import run
 from images.layers import write_layer
@@ -31,7 +41,8 @@ class Part:
     name: str
     code: str
     locks: tuple[str, ...]
-    with_site: bool = True
+    site_is_mounted: bool = False
+    left_out: tuple[str, ...] = ()
 
     @property
     def image(self) -> str:
@@ -53,7 +64,7 @@ class Part:
         """How its container runs."""
         environment = {
             "PATH": "/usr/local/bin:/usr/bin:/bin",
-            "PYTHONPATH": f"{CODE}:{SITE}",
+            "PYTHONPATH": f"{CODE}:{MOUNTED_SITE if self.site_is_mounted else SITE}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
             "HOME": "/tmp",
@@ -101,10 +112,11 @@ class Part:
             BuildError: something cannot be fetched.
         """
         layers = [base_layer(say)]
-        if self.with_site:
+        if not self.site_is_mounted:
             site = self.site(say)
-            name = f"site-{self.code}-{self.site_key}.tar"
-            layers.append(made_once("images", name, lambda out: write_layer(out, site, at=SITE.strip("/"))))
+            name = f"site-{self.code}-{key_of([self.site_key, *self.left_out])}.tar"
+            at, skip = SITE.strip("/"), self.left_out
+            layers.append(made_once("images", name, lambda out: write_layer(out, site, at, skip)))
         return [*layers, self._code_layer(say)]
 
     def _code_layer(self, say: Callable[[str], None]) -> Path:
@@ -142,7 +154,18 @@ class Part:
 
 OPERATOR = Part("octavo-operator", "operator", ("operator",))
 ROUTER = Part("octavo-router", "router", ("router",))
-ENGINE = Part("octavo-engine", "engine", ("engine", "models"))
-# The engine without its libraries (5 GB): a local cluster's nodes mount them from a folder of this machine.
-ENGINE_THIN = Part("octavo-engine-thin", "engine", ("engine", "models"), with_site=False)
+# torch comes built for CUDA and will not be imported without some of its libraries; no CPU ever loads these.
+UNUSED_ON_CPU = (
+    "triton*",
+    "nvidia/cudnn/lib/libcudnn_*",
+    "nvidia/cu13/lib/lib*.a",
+    "nvidia/cu13/lib/libcusolver*",
+    "nvidia/cu13/lib/libnvperf*",
+    "nvidia/cu13/lib/libnvrtc*",
+    "nvidia/nvshmem/lib/libnvshmem_device*",
+    "nvidia/*/include",
+)
+ENGINE = Part("octavo-engine", "engine", ("engine", "models"), left_out=UNUSED_ON_CPU)
+# Without libraries: a local cluster's nodes mount them from a folder of this machine, which takes no time.
+ENGINE_THIN = Part("octavo-engine-thin", "engine", ("engine", "models"), site_is_mounted=True)
 PARTS = {part.name: part for part in (OPERATOR, ROUTER, ENGINE, ENGINE_THIN)}

@@ -54,10 +54,11 @@ def test_a_hard_link_is_a_file_of_its_own(folder: Path, tmp_path: Path) -> None:
     assert found["bin/twin"].size == len("#!/bin/sh\n")
 
 
-def test_skipped_folders_stay_empty(folder: Path, tmp_path: Path) -> None:
-    write_layer(tmp_path / "layer.tar", folder, skip=["dev"])
+def test_what_a_pattern_names_is_left_out(folder: Path, tmp_path: Path) -> None:
+    write_layer(tmp_path / "layer.tar", folder, skip=["dev/*", "b*"])
     assert "dev" in members(tmp_path / "layer.tar")
     assert "dev/null" not in members(tmp_path / "layer.tar")
+    assert "bin/tool" not in members(tmp_path / "layer.tar")
 
 
 def test_a_layer_can_lie_deeper_in_the_image(folder: Path, tmp_path: Path) -> None:
