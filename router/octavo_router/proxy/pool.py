@@ -23,6 +23,7 @@ class Pool:
         self._figures = figures
         self._loop = asyncio.get_running_loop()
         self._idle: dict[Endpoint, list[UpstreamConnection]] = {}
+        self._open: set[UpstreamConnection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
 
     def take(self, endpoint: Endpoint) -> UpstreamConnection | None:
@@ -53,14 +54,20 @@ class Pool:
             if connection.transport.is_closing():  # opened and lost at once
                 exchange.unconnected()
             else:
+                self._opened(connection)
                 exchange.connected(connection)
 
-    def opened(self, connection: UpstreamConnection) -> None:
+    def _opened(self, connection: UpstreamConnection) -> None:
+        # Not in `connection_made`: uvloop never tells the loss of a connection whose opening is given up.
+        self._open.add(connection)
         self._figures.upstream_connections += 1
         self._figures.upstream_opened += 1
 
     def lost(self, connection: UpstreamConnection) -> None:
         """Forgets a closed connection."""
+        if connection not in self._open:
+            return
+        self._open.remove(connection)
         self._figures.upstream_connections -= 1
         idle = self._idle.get(connection.endpoint)
         if idle and connection in idle:

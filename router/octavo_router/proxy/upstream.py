@@ -113,7 +113,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange

@@ -19,6 +19,7 @@ from tests.router.loopback import (
     running_pods,
     running_router,
     sends,
+    unanswering_port,
     until,
 )
 
@@ -146,17 +147,10 @@ async def test_with_half_the_pods_dead_no_request_fails() -> None:
 
 
 async def test_a_pod_that_cannot_be_connected_to_in_time_is_passed_over() -> None:
-    # A listening socket whose queue is full leaves connections unanswered.
-    full = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0, backlog=0, start_serving=False)
-    full.sockets[0]._sock.listen(0)  # type: ignore[attr-defined]
-    port = full.sockets[0].getsockname()[1]
-    fillers = [asyncio.create_task(asyncio.open_connection("127.0.0.1", port)) for _ in range(4)]
     async with running_pods(answers(b"good")) as pods, running_router(connect_timeout=0.1) as router:
-        router.serve("m", *pods, Pod(port=port))
-        responses = [await router.post(M) for _ in range(2)]
-    for filler in fillers:
-        filler.cancel()
-    full.close()
+        with unanswering_port() as port:
+            router.serve("m", *pods, Pod(port=port))
+            responses = [await router.post(M) for _ in range(2)]
     assert [r.body for r in responses] == [b"good"] * 2
 
 
@@ -231,6 +225,17 @@ async def test_a_body_cut(data: bytes) -> None:
     assert (response.body, response.complete) == (b"abc", False)
 
 
+async def test_a_body_cut_without_length_or_chunks_ends_in_a_reset() -> None:
+    data = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+    async with running_pods(sends(data, then_close=True)) as pods, running_router() as router:
+        router.serve("m", *pods)
+        client = await router.client()
+        client.send(request_bytes(M).replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+        with pytest.raises(ConnectionResetError):
+            while await client.reader.read(1000):
+                pass
+
+
 NOT_HTTP = {
     "another protocol": b"SSH-2.0-OpenSSH\r\n\r\n",
     "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
@@ -297,20 +302,14 @@ async def test_a_client_that_leaves_frees_the_pod(begun: bool) -> None:
 
 async def test_a_client_that_leaves_while_a_pod_is_connected_to_is_let_go() -> None:
     async with running_router(connect_timeout=60) as router:
-        full = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0, backlog=0, start_serving=False)
-        full.sockets[0]._sock.listen(0)  # type: ignore[attr-defined]
-        port = full.sockets[0].getsockname()[1]
-        fillers = [asyncio.create_task(asyncio.open_connection("127.0.0.1", port)) for _ in range(4)]
-        router.serve("m", Pod(port=port))
-        client = await router.client()
-        client.send(request_bytes(M))
-        (route,) = router.registry.routes()
-        await until(lambda: route.ready[0].in_flight == 1, "the try")
-        client.leave()
-        await until(lambda: route.ready[0].in_flight == 0, "the end of the try")
-        for filler in fillers:
-            filler.cancel()
-        full.close()
+        with unanswering_port() as port:
+            router.serve("m", Pod(port=port))
+            client = await router.client()
+            client.send(request_bytes(M))
+            (route,) = router.registry.routes()
+            await until(lambda: route.ready[0].in_flight == 1, "the try")
+            client.leave()
+            await until(lambda: route.ready[0].in_flight == 0, "the end of the try")
 
 
 async def test_a_client_that_does_not_read_holds_the_pod_back() -> None:
