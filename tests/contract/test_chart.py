@@ -158,7 +158,6 @@ def test_the_chart_grants_what_the_operators_page_lists(
     }
     names = (
         "octavo-operator",
-        "octavo-operator-discovery",
         "octavo-operator-certificate",
         "octavo-operator-metrics-api",
     )

@@ -41,10 +41,6 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "/pods": READ,
         "/events": {"create", "patch"},
     },
-    "octavo-operator-discovery": {
-        "apiextensions.k8s.io/customresourcedefinitions": READ,
-        "/namespaces": READ,
-    },
     "octavo-operator-certificate": {"/secrets": {"create", "get", "patch"}},
     "octavo-operator-metrics-api": {"apiregistration.k8s.io/apiservices": {"get", "patch"}},
     "octavo-operator-metrics-reader": {
@@ -178,7 +174,7 @@ def test_named_namespaces_are_watched_by_a_role_in_each(render: Render) -> None:
     roles = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in of_kind(objects, "Role")}
     assert roles == {(space, name) for space in "ab" for name in ("octavo-operator", "octavo-router")}
     cluster_wide = {item["metadata"]["name"] for item in of_kind(objects, "ClusterRoleBinding")}
-    assert cluster_wide == {"octavo-operator-discovery"}
+    assert cluster_wide == set()
     assert environment(objects, "operator")["OCTAVO_WATCH_NAMESPACES"] == "a,b"
     assert environment(objects, "router")["OCTAVO_WATCH_NAMESPACES"] == "a,b"
 

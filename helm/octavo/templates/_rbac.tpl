@@ -30,16 +30,6 @@
   verbs: [create, patch]
 {{- end -}}
 
-{{/* What exists in no namespace, and so is read cluster-wide in any case. */}}
-{{- define "octavo.operatorDiscoveryRules" -}}
-- apiGroups: [apiextensions.k8s.io]
-  resources: [customresourcedefinitions]
-  verbs: [get, list, watch]
-- apiGroups: [""]
-  resources: [namespaces]
-  verbs: [get, list, watch]
-{{- end -}}
-
 {{- define "octavo.metricsApiRules" -}}
 - apiGroups: [apiregistration.k8s.io]
   resources: [apiservices]
