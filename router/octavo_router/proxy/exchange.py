@@ -87,14 +87,14 @@ class Exchange:
             return
         self._figures = self._route.figures
         self._figures.in_flight += 1
-        self._try()
+        self._try(self._since)
 
     # --- tries
 
-    def _try(self) -> None:
+    def _try(self, now: float) -> None:
         """Sends to the next pod, or answers that there is none."""
         gateway = self._gateway
-        candidates = self._route.candidates(gateway.now(), self._tried)
+        candidates = self._route.candidates(now, self._tried)
         if not candidates or len(self._tried) >= gateway.settings.max_tries:
             self._refuse(self._none_left())
             return
@@ -103,10 +103,10 @@ class Exchange:
         endpoint.in_flight += 1
         if self._tried:
             gateway.figures.retries += 1
-        self._reach(endpoint, gateway.pool.take(endpoint))
+        self._reach(endpoint, gateway.pool.take(endpoint), now)
 
-    def _reach(self, endpoint: Endpoint, idle: UpstreamConnection | None) -> None:
-        self._client.deadline = self._gateway.now() + self._gateway.settings.upstream_timeout
+    def _reach(self, endpoint: Endpoint, idle: UpstreamConnection | None, now: float) -> None:
+        self._client.deadline = now + self._gateway.settings.upstream_timeout
         if idle is not None:
             self.connected(idle)
         else:
@@ -128,12 +128,12 @@ class Exchange:
         self._try_next()
 
     def _try_next(self) -> None:
-        endpoint = self._leave_endpoint()
+        endpoint, now = self._leave_endpoint(), self._gateway.now()
         if endpoint is not None:
-            self._route.eject(endpoint, self._gateway.now() + self._gateway.settings.ejection)
+            self._route.eject(endpoint, now + self._gateway.settings.ejection)
             self._gateway.figures.ejections += 1
             self._tried.append(endpoint)
-        self._try()
+        self._try(now)
 
     def _leave_endpoint(self) -> Endpoint | None:
         endpoint, self._endpoint, self._upstream = self._endpoint, None, None
@@ -196,12 +196,13 @@ class Exchange:
         elif last:
             out += LAST_CHUNK
         client = self._client
-        client.deadline = self._gateway.now() + self._gateway.settings.upstream_timeout
-        if out:
-            client.transport.write(out)
         if last:
+            client.transport.write(out)
             self._end()
             client.finished(self._keep_alive)
+        elif out:
+            client.deadline = self._gateway.now() + self._gateway.settings.upstream_timeout
+            client.transport.write(out)
 
     def lost(self) -> None:
         """The connection is gone, and the response is not complete."""
@@ -212,7 +213,7 @@ class Exchange:
             # It closed an idle connection just as the request went out: no fault of the pod.
             self._renewed = True
             self._upstream = None
-            self._reach(upstream.endpoint, None)
+            self._reach(upstream.endpoint, None, self._gateway.now())
         else:
             self._try_next()
 
