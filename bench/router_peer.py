@@ -22,7 +22,7 @@ CHUNK_BYTES = 250
 CHUNKS_PER_S = 25
 HEAD = (
     b"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
-    b"content-length: %d\r\n\r\n"
+    b"x-answer: %b\r\ncontent-length: %d\r\n\r\n"
 )
 JSON_ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -32,10 +32,8 @@ Figures = dict[str, float]
 def request(body_bytes: int, kind: str) -> bytes:
     """A chat request of about `body_bytes`; `kind` tells the pod how to answer: json, stream or silent."""
     text = "x" * max(0, body_bytes - 100)
-    body = json.dumps(
-        {"model": "bench", "user": kind, "messages": [{"role": "user", "content": text}]}
-    ).encode()
-    return HEAD % len(body) + body
+    body = json.dumps({"model": "bench", "messages": [{"role": "user", "content": text}]}).encode()
+    return HEAD % (kind.encode(), len(body)) + body
 
 
 def quantile(values: list[float], q: float) -> float:
@@ -43,14 +41,14 @@ def quantile(values: list[float], q: float) -> float:
 
 
 class PodConnection(asyncio.Protocol):
-    """Answers as the request's `user` says."""
+    """Answers as the request's `x-answer` says."""
 
     transport: asyncio.Transport
 
     def __init__(self, pods: Pods) -> None:
         self._pods = pods
         self._missing = 0
-        self._start = b""
+        self._head = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -60,15 +58,15 @@ class PodConnection(asyncio.Protocol):
             end = data.index(b"\r\n\r\n") + 4
             at = data.index(b"content-length: ", 0, end) + 16
             self._missing = int(data[at : data.index(b"\r", at)]) + end
-            self._start = data[end : end + 64]
+            self._head = data[:end]
         self._missing -= len(data)
         if not self._missing:
             self._answer()
 
     def _answer(self) -> None:
-        if b'"json"' in self._start:
+        if b"x-answer: json" in self._head:
             self.transport.write(JSON_ANSWER)
-        elif b'"stream"' in self._start:
+        elif b"x-answer: stream" in self._head:
             self.transport.write(STREAM_HEAD + chunk())
             self._pods.streams[self.transport] = None
         else:
