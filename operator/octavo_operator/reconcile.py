@@ -116,7 +116,7 @@ class Reconciler:
         return blockers
 
     async def _make_way(self, llmd: LLMDeployment, write: Apply) -> list[Cause]:
-        """What has the name of a child that was to be created; our own that lost its label is applied over."""
+        """What has the name of a child that was to be created; our own that lost its label is taken back."""
         found = await self._cluster.look_up(write.kind, llmd.key)
         if found is None or found.leaving:
             return [_awaited(write.kind)]
