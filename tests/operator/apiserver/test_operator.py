@@ -233,9 +233,9 @@ def test_a_child_that_the_api_server_refuses_is_told(kube: Any, operator: Any, b
     broken = {"affinity": {"nodeAffinity": {"nonsense": 1}}}
     kube.create("LLMDeployment", body(namespace, scheduling=broken)).raise_for_status()
     found = kube.wait_reason(namespace, "smollm2", "ChildRefused")
-    assert (
-        "Deployment was refused" in found["Stalled"]["message"] and "nonsense" in found["Stalled"]["message"]
-    )
+    message = found["Stalled"]["message"]
+    assert "Deployment was refused" in message and "nonsense" in message
+    kube.delete("LLMDeployment", namespace, "smollm2")  # or it is tried again during the next tests
 
 
 def test_replicas_survive_the_way_into_autoscaling_and_back(kube: Any, operator: Any, body: Any) -> None:
