@@ -1,7 +1,7 @@
 """Times each way of launching the products of few rows and the attention kernels, to choose their settings.
 
-Usage: python bench/kernel_sweep.py [--only gemv|decode|prefill] [--out FILE]. Kernels are compiled by several
-processes first; then each setting is timed on the sizes of Llama 3.1 8B.
+Usage: python bench/kernel_sweep.py [--only gemv|small|decode|prefill] [--out FILE]. Kernels are compiled by
+several processes first; then each setting is timed on the sizes of Llama 3.1 8B.
 """
 
 from __future__ import annotations
@@ -15,18 +15,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import kernels as bench
 import torch
 import torch.nn.functional as F
-from gpu_timing import Work, median_seconds
 from triton.runtime.errors import OutOfResources
 
+import kernels as bench
+from gpu_timing import Work, median_seconds
 from octavo_engine.runner.kernels.triton.attention import plan_attention
-from octavo_engine.runner.kernels.triton.decode import DecodeConfig, paged_decode
+from octavo_engine.runner.kernels.triton.decode import DecodeConfig, DecodeScratch, paged_decode
 from octavo_engine.runner.kernels.triton.gemv import GemvConfig, GemvScratch, gemv
 from octavo_engine.runner.kernels.triton.prefill import PrefillConfig, PrefillTiles, paged_prefill, plan_tiles
 
-COMPILERS = 10
+COMPILERS = 14
+SMALL = {  # Qwen3 0.6B
+    "small qkv": (4096, 1024),
+    "small out": (1024, 2048),
+    "small gate_up": (6144, 1024),
+    "small down": (1024, 3072),
+}
 
 
 @dataclass(frozen=True)
@@ -42,20 +48,28 @@ def gemv_settings(rows: int) -> Iterator[GemvConfig]:
     for columns, inner, splits, stages in itertools.product((16, 32, 64), (128, 256), (1, 2, 4), (3, 5)):
         yield GemvConfig(columns, inner, splits, 4, stages)
     if rows == 1:
-        tiles = ((4, 1024, 4), (8, 512, 4), (8, 1024, 8), (16, 256, 4), (16, 512, 8), (32, 256, 8), (2, 2048, 4))
+        tiles = (
+            (4, 1024, 4),
+            (8, 512, 4),
+            (8, 1024, 8),
+            (16, 256, 4),
+            (16, 512, 8),
+            (32, 256, 8),
+            (2, 2048, 4),
+        )
         for (columns, inner, warps), splits in itertools.product(tiles, (1, 2, 4)):
             yield GemvConfig(columns, inner, splits, warps, 3, dot=False)
 
 
-def gemv_trials() -> Iterator[Trial]:
+def gemv_trials(products: dict[str, tuple[int, int]]) -> Iterator[Trial]:
     scratch = GemvScratch.allocate(32768, 8, bench.CUDA)
-    for name, (columns, inner) in bench.PRODUCTS.items():
+    for name, (columns, inner) in products.items():
         weights = [bench.bf16(columns, inner) for _ in range(bench.copies(2 * columns * inner))]
         for rows in (1, 8):
             x = bench.bf16(rows, inner)
             yield Trial(f"{name} {rows}", "cublas", lambda: [lambda w=w: F.linear(x, w) for w in weights])  # noqa: B023
             for config, kind in itertools.product(gemv_settings(rows), ("none", "silu")):
-                if (name == "head" and config.splits > 1) or (kind == "silu" and name != "gate_up"):
+                if (name == "head" and config.splits > 1) or (kind == "silu" and "gate_up" not in name):
                     continue
 
                 def works(config: GemvConfig = config, kind: str = kind) -> list[Work]:
@@ -65,7 +79,16 @@ def gemv_trials() -> Iterator[Trial]:
 
 
 def decode_trials() -> Iterator[Trial]:
-    for rows, context in ((1, 576), (8, 576), (32, 576), (256, 576), (8, 4096), (1, 16384)):
+    for rows, context in (
+        (1, 576),
+        (8, 576),
+        (32, 576),
+        (128, 576),
+        (256, 576),
+        (8, 4096),
+        (64, 4096),
+        (1, 16384),
+    ):
         layout = bench.layout_of([1] * rows, [context] * rows)
         plan = plan_attention(layout, None, bench.CUDA, bench.SHAPE)
         nbytes = rows * context * 4096
@@ -73,11 +96,12 @@ def decode_trials() -> Iterator[Trial]:
         caches = [bench.bf16(*shape) for _ in range(bench.copies(nbytes))]
         q = bench.bf16(rows, bench.SHAPE.heads, bench.SHAPE.head_dim)
         assert plan.scratch is not None
-        for tile, warps, stages, programs in itertools.product((32, 64, 128), (2, 4, 8), (2, 3, 4), (2, 4)):
-            if programs == 2 and rows > 32:
+        roomy = DecodeScratch.allocate(4 * rows + 64, 32, 8, 128, bench.CUDA)
+        for tile, warps, stages, programs in itertools.product((32, 64, 128), (2, 4), (2, 3, 4), (1, 2, 4)):
+            if programs > 1 and rows > 32:
                 continue
             config = DecodeConfig(tile, warps, stages)
-            scratch = replace(plan.scratch, programs=plan.scratch.programs * programs // 4)
+            scratch = replace(roomy, programs=plan.scratch.programs * programs // 2)
 
             def works(config: DecodeConfig = config, scratch: object = scratch) -> list[Work]:
                 common = (plan.block_tables, plan.context_lens, 0.1, scratch)  # noqa: B023
@@ -92,8 +116,12 @@ def prefill_trials() -> Iterator[Trial]:
         tables = torch.from_numpy(layout.block_tables).cuda()
         q = bench.bf16(tokens, bench.SHAPE.heads, bench.SHAPE.head_dim)
         out = torch.empty_like(q)
-        kv = bench.bf16(2, layout.block_tables.size, bench.BLOCK_SIZE, bench.SHAPE.kv_heads, bench.SHAPE.head_dim)
-        for (rows, warps), tile, stages in itertools.product(((64, 4), (128, 4), (128, 8)), (32, 64, 128), (2, 3, 4)):
+        kv = bench.bf16(
+            2, layout.block_tables.size, bench.BLOCK_SIZE, bench.SHAPE.kv_heads, bench.SHAPE.head_dim
+        )
+        for (rows, warps), tile, stages in itertools.product(
+            ((64, 4), (128, 4), (128, 8)), (32, 64, 128), (2, 3, 4)
+        ):
             config = PrefillConfig(rows, tile, warps, stages)
             share = bench.SHAPE.heads // bench.SHAPE.kv_heads
             plan = plan_tiles(0, layout.query_lens, layout.context_lens, rows // share)
@@ -105,7 +133,12 @@ def prefill_trials() -> Iterator[Trial]:
             yield Trial(f"prefill {tokens} of {context}", repr(config), works)
 
 
-SWEEPS = {"gemv": gemv_trials, "decode": decode_trials, "prefill": prefill_trials}
+SWEEPS: dict[str, Callable[[], Iterator[Trial]]] = {
+    "gemv": lambda: gemv_trials(bench.PRODUCTS),
+    "small": lambda: gemv_trials(SMALL),
+    "decode": decode_trials,
+    "prefill": prefill_trials,
+}
 
 
 def compile_part(sweeps: list[str], part: int) -> None:

@@ -1,4 +1,5 @@
-"""Each GPU kernel's time, and what share of the memory or matrix limit it reaches, beside torch's own operators.
+"""Each GPU kernel's time, and what share of the memory or matrix limit it reaches, beside torch's own
+operators.
 
 Usage: python bench/kernels.py [--only NAME] [--out FILE]. Sizes are those of Llama 3.1 8B.
 """
@@ -18,12 +19,11 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 
-from gpu_timing import Work, copy_bandwidth, matmul_rate, median_seconds  # noqa: E402
-
-from octavo_engine.runner.kernels.attention import SequenceLayout  # noqa: E402
-from octavo_engine.runner.kernels.triton import activation, cache, gemv, norm, rope, sampling  # noqa: E402
-from octavo_engine.runner.kernels.triton.attention import (  # noqa: E402
-    HeadShape,
+from gpu_timing import Work, copy_bandwidth, matmul_rate, median_seconds
+from octavo_engine.runner.kernels.attention import SequenceLayout
+from octavo_engine.runner.kernels.ops import HeadShape
+from octavo_engine.runner.kernels.triton import activation, cache, gemv, norm, rope, sampling
+from octavo_engine.runner.kernels.triton.attention import (
     paged_attention,
     plan_attention,
 )
@@ -76,7 +76,9 @@ def elementwise(tokens: int) -> Iterator[Case]:
     weight = bf16(HIDDEN)
     nbytes = 8 * tokens * HIDDEN
     pairs = [(bf16(tokens, HIDDEN), bf16(tokens, HIDDEN)) for _ in range(copies(nbytes))]
-    yield Case("add_rms_norm", f"{tokens}", [lambda p=p: norm.add_rms_norm(*p, weight, 1e-5) for p in pairs], nbytes)
+    yield Case(
+        "add_rms_norm", f"{tokens}", [lambda p=p: norm.add_rms_norm(*p, weight, 1e-5) for p in pairs], nbytes
+    )
     nbytes = 6 * tokens * INTERMEDIATE
     wide = [bf16(tokens, 2 * INTERMEDIATE) for _ in range(copies(nbytes))]
     yield Case("silu_and_mul", f"{tokens}", [lambda x=x: activation.silu_and_mul(x) for x in wide], nbytes)
@@ -169,7 +171,16 @@ def copy_case(blocks: int) -> Case:
 def cases() -> Iterator[Case]:
     for tokens in (1, 32, 256, 4096):
         yield from elementwise(tokens)
-    for rows, context in ((1, 576), (8, 576), (32, 576), (128, 576), (256, 576), (1, 16384), (8, 4096), (64, 4096)):
+    for rows, context in (
+        (1, 576),
+        (8, 576),
+        (32, 576),
+        (128, 576),
+        (256, 576),
+        (1, 16384),
+        (8, 4096),
+        (64, 4096),
+    ):
         yield decode_case(rows, context)
     for sequences, tokens, context in ((1, 512, 512), (4, 2048, 2048), (1, 8192, 8192), (1, 2048, 8192)):
         yield prefill_case(sequences, tokens, context)
@@ -196,7 +207,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
     arguments = parser.parse_args()
     bandwidth, rate = copy_bandwidth(), matmul_rate()
-    print(f"{torch.cuda.get_device_name()}: copy {bandwidth / 1e12:.2f} TB/s, bf16 product {rate / 1e12:.0f} TFLOP/s")
+    card = torch.cuda.get_device_name()
+    print(f"{card}: copy {bandwidth / 1e12:.2f} TB/s, bf16 product {rate / 1e12:.0f} TFLOP/s")
     print(f"{'kernel':22} {'size':18} {'us':>9} {'share':>6} limit   torch us")
     rows = []
     for case in cases():
@@ -204,10 +216,13 @@ def main() -> None:
             rows.append(measure(case, bandwidth, rate))
             row = rows[-1]
             peer = f"{row.peer_microseconds:8.1f}" if row.peer_microseconds else ""
-            print(f"{row.kernel:22} {row.size:18} {row.microseconds:9.1f} {row.share:6.0%} {row.limit} {peer}", flush=True)
+            print(
+                f"{row.kernel:22} {row.size:18} {row.microseconds:9.1f} {row.share:6.0%} {row.limit} {peer}",
+                flush=True,
+            )
         torch.cuda.empty_cache()
     if arguments.out:
-        report = {"card": torch.cuda.get_device_name(), "copy_bytes_s": bandwidth, "matmul_flop_s": rate}
+        report = {"card": card, "copy_bytes_s": bandwidth, "matmul_flop_s": rate}
         arguments.out.write_text(json.dumps({**report, "kernels": [asdict(row) for row in rows]}, indent=1))
 
 

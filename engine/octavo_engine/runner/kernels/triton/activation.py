@@ -7,6 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from octavo_engine.runner.kernels.triton import launch
+from octavo_engine.runner.kernels.triton.launch import follow, release
+
 _BLOCK = 1024  # columns a program
 
 
@@ -26,17 +29,32 @@ def gate(gate_up: Tensor, kind: str) -> Tensor:
     out = torch.empty(tokens, width, dtype=gate_up.dtype, device=gate_up.device)
     if tokens:
         grid = (tokens, triton.cdiv(width, _BLOCK))
-        _gated_kernel[grid](gate_up, out, gate_up.stride(0), width, _BLOCK, kind, num_warps=4)
+        overlapped = launch.overlaps(gate_up)
+        _gated_kernel[grid](
+            gate_up,
+            out,
+            gate_up.stride(0),
+            width,
+            _BLOCK,
+            kind,
+            overlapped,
+            num_warps=4,
+            launch_pdl=overlapped,
+        )
     return out
 
 
 @triton.jit
-def _gated_kernel(gate_up, out, stride, width, block: tl.constexpr, kind: tl.constexpr):
+def _gated_kernel(
+    gate_up, out, stride, width, block: tl.constexpr, kind: tl.constexpr, overlapped: tl.constexpr
+):
+    follow(overlapped)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * block + tl.arange(0, block)
     inside = columns < width
     gate = tl.load(gate_up + row * stride + columns, mask=inside, other=0.0)
     up = tl.load(gate_up + row * stride + width + columns, mask=inside, other=0.0)
+    release(overlapped)
     activated = activate(gate.to(tl.float32), kind).to(gate.dtype).to(tl.float32)
     tl.store(out + row * width + columns, (activated * up.to(tl.float32)).to(gate.dtype), mask=inside)
 

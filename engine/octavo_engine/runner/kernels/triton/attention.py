@@ -13,25 +13,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from octavo_engine.runner.kernels.attention import SequenceLayout
+from octavo_engine.runner.kernels.ops import HeadShape
 from octavo_engine.runner.kernels.triton.decode import DecodeScratch, paged_decode
-from octavo_engine.runner.kernels.triton.prefill import PrefillTiles, default_config, paged_prefill, plan_tiles
-
-
-@dataclass(frozen=True, slots=True)
-class HeadShape:
-    """The attention heads of one rank."""
-
-    heads: int
-    kv_heads: int
-    head_dim: int
+from octavo_engine.runner.kernels.triton.prefill import (
+    PrefillTiles,
+    default_config,
+    paged_prefill,
+    plan_tiles,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class PagedPlan:
-    """What all layers of a step share. For a captured graph its tensors are persistent and rewritten in place.
+    """What all layers of a step share. For a captured graph its tensors are persistent and rewritten in
+    place.
 
-    ``block_tables`` [sequences, max_blocks] and ``context_lens`` [sequences] are int32; a decode row whose context
-    is 0 is empty.
+    ``block_tables`` [sequences, max_blocks] and ``context_lens`` [sequences] are int32; a decode row whose
+    context is 0 is empty.
     """
 
     block_tables: Tensor
@@ -68,6 +66,19 @@ def plan_attention(
     )
 
 
+class Planner:
+    """Plans the steps of one stream, with one scratch memory that grows to the largest batch seen."""
+
+    def __init__(self, shape: HeadShape, device: torch.device) -> None:
+        self._shape, self._device = shape, device
+        self._scratch: DecodeScratch | None = None
+
+    def plan(self, layout: SequenceLayout, window: int | None) -> PagedPlan:
+        found = plan_attention(layout, window, self._device, self._shape, self._scratch)
+        self._scratch = found.scratch
+        return found
+
+
 def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PagedPlan, scale: float) -> Tensor:
     """``q`` [tokens, heads, head_dim] against caches [blocks, block_size, kv_heads, head_dim] -> like ``q``.
 
@@ -82,14 +93,16 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PagedPlan
             window=window, soft_cap=cap, out=out[:n],
         )  # fmt: skip
     if plan.tiles is not None:
-        paged_prefill(q, k_cache, v_cache, plan.block_tables, plan.tiles, scale, out, window=window, soft_cap=cap)
+        paged_prefill(
+            q, k_cache, v_cache, plan.block_tables, plan.tiles, scale, out, window=window, soft_cap=cap
+        )
     return out
 
 
 def _plan_prefill(layout: SequenceLayout, shape: HeadShape, device: torch.device) -> PrefillTiles | None:
     if layout.num_decodes == len(layout.query_lens):
         return None
-    config = default_config(shape.head_dim)
+    config = default_config(shape.head_dim, int(layout.query_lens[layout.num_decodes :].sum()))
     tokens = max(1, config.rows // (shape.heads // shape.kv_heads))
     tiles = plan_tiles(layout.num_decodes, layout.query_lens, layout.context_lens, tokens)
     return PrefillTiles(_upload(tiles, device), tokens, config)

@@ -26,8 +26,8 @@ def write_kv(key: Tensor, value: Tensor, k_cache: Tensor, v_cache: Tensor, slot_
 def copy_blocks(source: Tensor, target: Tensor, sources: Tensor, targets: Tensor) -> None:
     """Copy blocks ``sources`` of ``source`` onto ``targets`` of ``target``, both on the device.
 
-    Caches are [layers, 2, blocks, block_size, kv_heads, head_dim], contiguous; indices are [n] int64. A block that
-    is written must not be read by the same call.
+    Caches are [layers, 2, blocks, block_size, kv_heads, head_dim], contiguous; indices are [n] int64. A block
+    that is written must not be read by the same call.
     """
     planes, block = source.shape[0] * source.shape[1], source.stride(2)
     if sources.numel():
@@ -40,8 +40,8 @@ def copy_blocks(source: Tensor, target: Tensor, sources: Tensor, targets: Tensor
 class BlockSwapper:
     """Copies blocks between the device cache and a pinned host cache on a stream of its own.
 
-    Each direction is ordered after what the current stream has queued; :meth:`join` makes the current stream wait
-    for all swaps, without blocking the host. Both caches are [layers, 2, blocks, ...].
+    Each direction is ordered after what the current stream has queued; :meth:`join` makes the current stream
+    wait for all swaps, without blocking the host. Both caches are [layers, 2, blocks, ...].
     """
 
     def __init__(self, device_cache: Tensor, host_cache: Tensor) -> None:
@@ -73,7 +73,7 @@ class BlockSwapper:
 
 
 def runs(pairs: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    """(source, target, count) of stretches in which both sides of ``pairs`` go up by one: fewer, larger copies."""
+    """(source, target, count) of stretches in which both sides of ``pairs`` go up by one."""
     found: list[tuple[int, int, int]] = []
     for source, target in pairs:
         if found and (source, target) == (found[-1][0] + found[-1][2], found[-1][1] + found[-1][2]):

@@ -1,7 +1,8 @@
 """The smallest logit that min_p, top_k and top_p keep, found by narrowing an interval instead of sorting.
 
-Each pass over a row counts (or weighs) what lies above three pivots and moves the interval's ends onto logits that
-exist, so it ends exactly at the cutoff after a number of passes that grows with the logarithm of the density.
+Each pass over a row counts (or weighs) what lies above three pivots and moves the interval's ends onto logits
+that exist, so it ends exactly at the cutoff after a number of passes that grows with the logarithm of the
+density.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ _BLOCK = 4096
 def cutoffs(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
     """[rows] float32: tokens whose logit is at least this are kept; -inf where a row filters nothing.
 
-    ``logits`` [rows, vocab]; the others [rows], as in ``SamplingColumns``. The filters act in the order min_p, top_k,
-    top_p, each on what the ones before it keep; ties with the last kept token are kept.
+    ``logits`` [rows, vocab]; the others [rows], as in ``SamplingColumns``. The filters act in the order
+    min_p, top_k, top_p, each on what the ones before it keep; ties with the last kept token are kept.
     """
     rows, vocab = logits.shape
     out = torch.empty(rows, dtype=torch.float32, device=logits.device)
@@ -77,7 +78,7 @@ def _mass(line, vocab: tl.constexpr, low, peak, temperature, block: tl.constexpr
 def _search(
     line, vocab: tl.constexpr, low, high, goal, peak, temperature, block: tl.constexpr, weighed: tl.constexpr
 ):
-    """The highest logit in [low, high] such that those at or above it count (or weigh) ``goal``; else ``low``."""
+    """The highest logit in [low, high] that ``goal`` (a number or weight) of them reach; else ``low``."""
     while low < high:
         step = (high - low) * 0.25
         p1, p2, p3 = low + step, low + 2 * step, low + 3 * step
@@ -111,13 +112,22 @@ def _measure(
         weight = tl.exp((x - peak) / temperature) if weighed else 1.0
         above = x >= p1
         f1 += tl.where(above, weight, 0.0)
-        up1, down1 = tl.minimum(up1, tl.where(above, x, infinite)), tl.maximum(down1, tl.where(above, -infinite, x))
+        up1, down1 = (
+            tl.minimum(up1, tl.where(above, x, infinite)),
+            tl.maximum(down1, tl.where(above, -infinite, x)),
+        )
         above = x >= p2
         f2 += tl.where(above, weight, 0.0)
-        up2, down2 = tl.minimum(up2, tl.where(above, x, infinite)), tl.maximum(down2, tl.where(above, -infinite, x))
+        up2, down2 = (
+            tl.minimum(up2, tl.where(above, x, infinite)),
+            tl.maximum(down2, tl.where(above, -infinite, x)),
+        )
         above = x >= p3
         f3 += tl.where(above, weight, 0.0)
-        up3, down3 = tl.minimum(up3, tl.where(above, x, infinite)), tl.maximum(down3, tl.where(above, -infinite, x))
+        up3, down3 = (
+            tl.minimum(up3, tl.where(above, x, infinite)),
+            tl.maximum(down3, tl.where(above, -infinite, x)),
+        )
     return (
         tl.sum(f1, axis=0), tl.sum(f2, axis=0), tl.sum(f3, axis=0),
         tl.min(up1, axis=0), tl.min(up2, axis=0), tl.min(up3, axis=0),

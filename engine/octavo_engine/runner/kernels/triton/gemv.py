@@ -1,8 +1,8 @@
 """Products of a few rows (1 to 16) with a weight matrix: all time goes into reading the weight once.
 
-Programs share out the output columns and, where these are too few to keep the device reading, the inner dimension
-too (split-K). The splits of a tile meet in the same launch: the last to finish, told by a counter, sums up in the
-order of the splits, so results do not depend on timing.
+Programs share out the output columns and, where these are too few to keep the device reading, the inner
+dimension too (split-K). The splits of a tile meet in the same launch: the last to finish, told by a counter,
+sums up in the order of the splits, so results do not depend on timing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from octavo_engine.runner.kernels.triton import launch
 from octavo_engine.runner.kernels.triton.activation import activate, gate
+from octavo_engine.runner.kernels.triton.launch import follow, release
 
 MOST_ROWS = 16
 _WIDEST_SPLIT = 32768  # columns of a product that is split
@@ -55,23 +57,31 @@ class GemvScratch:
 
 
 def gemv(
-    x: Tensor, weight: Tensor, bias: Tensor | None, config: GemvConfig, scratch: GemvScratch, kind: str = "none"
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    config: GemvConfig,
+    scratch: GemvScratch,
+    kind: str = "none",
 ) -> Tensor:
-    """``x`` [rows <= 16, inner] times ``weight`` [columns, inner] transposed, plus ``bias`` -> [rows, columns].
+    """``x`` [rows <= 16, inner] times ``weight`` [columns, inner] transposed, plus ``bias`` -> [rows,
+    columns].
 
-    With ``kind`` an activation (``silu``, ``gelu_tanh``, ``gelu``), ``weight`` holds gate and up projections one after
-    the other, and the result is ``act(gate) * up`` [rows, columns / 2]. Sums in float32.
+    With ``kind`` an activation (``silu``, ``gelu_tanh``, ``gelu``), ``weight`` holds gate and up projections
+    one after the other, and the result is ``act(gate) * up`` [rows, columns / 2]. Sums in float32.
     """
     rows, inner = x.shape
     gated = kind != "none"
     columns = weight.shape[0] // 2 if gated else weight.shape[0]
     out = torch.empty(rows, columns, dtype=x.dtype, device=x.device)
     grid = (triton.cdiv(columns, config.columns), config.splits)
+    overlapped = launch.overlaps(x)
     _gemv_kernel[grid](
         x, weight, weight if bias is None else bias, out, scratch.partials, scratch.counters,
         rows, columns, inner, x.stride(0), weight.stride(0),
-        MOST_ROWS if config.dot or rows > 1 else 1, config.columns, config.inner, config.splits, bias is not None, kind,
-        num_warps=config.warps, num_stages=config.stages,
+        MOST_ROWS if config.dot or rows > 1 else 1, config.columns, config.inner, config.splits,
+        bias is not None, kind, overlapped,
+        num_warps=config.warps, num_stages=config.stages, launch_pdl=overlapped,
     )  # fmt: skip
     return out
 
@@ -93,7 +103,7 @@ class SmallProducts:
         return gemv(x, weight, bias, config, self._scratch)
 
     def gated(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, kind: str = "silu") -> Tensor:
-        """``act(gate) * up`` of the fused projection ``weight`` [2 * columns, inner]; ``kind`` as in :func:`gemv`."""
+        """``act(gate) * up`` by ``weight`` [2 * columns, inner]; ``kind`` as in :func:`gemv`."""
         config = choose_config(x.shape[0], *weight.shape)
         if config is None:
             return gate(F.linear(x, weight, bias), kind)
@@ -104,27 +114,50 @@ def choose_config(rows: int, columns: int, inner: int) -> GemvConfig | None:
     """The best of the measured ways (docs/performance.md), or None where torch's product is faster."""
     if not 0 < rows <= MOST_ROWS:
         return None
-    return GemvConfig(16, 256)
+    return (_one_row if rows == 1 else _some_rows)(columns)
+
+
+def _one_row(columns: int) -> GemvConfig:
+    """Multiply and add; fewer columns a program where there are few, so that all multiprocessors read."""
+    if columns > 8192:
+        return GemvConfig(16, 256, warps=4, dot=False)
+    if columns > 2048:
+        return GemvConfig(16, 512, warps=8, dot=False)
+    return GemvConfig(8, 1024, warps=8, dot=False)
+
+
+def _some_rows(columns: int) -> GemvConfig:
+    if columns > 8192:
+        return GemvConfig(64, 128, stages=3)
+    if columns > 4096:
+        return GemvConfig(64, 128, stages=5)
+    if columns > 2048:
+        return GemvConfig(32, 128, splits=2, stages=5)
+    return GemvConfig(64, 256, splits=4, stages=5)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def _gemv_kernel(
     x, weight, bias, out, partials, counters, rows, columns, inner, x_stride, w_stride,
     row_block: tl.constexpr, block_n: tl.constexpr, block_k: tl.constexpr, splits: tl.constexpr,
-    biased: tl.constexpr, kind: tl.constexpr,
+    biased: tl.constexpr, kind: tl.constexpr, overlapped: tl.constexpr,
 ):  # fmt: skip
     tile, split = tl.program_id(0), tl.program_id(1)
     row, column = tl.arange(0, row_block), tile * block_n + tl.arange(0, block_n)
     share = tl.cdiv(tl.cdiv(inner, block_k), splits) * block_k
     begin, end = split * share, tl.minimum(inner, (split + 1) * share)
-    gate = _product(x, weight, row, column, rows, columns, begin, end, x_stride, w_stride, row_block, block_n, block_k)
+    follow(overlapped)
+    gate = _product(
+        x, weight, row, column, rows, columns, begin, end, x_stride, w_stride, row_block, block_n, block_k
+    )
     kept = (row < rows)[:, None] & (column < columns)[None, :]
     up = gate
     if kind != "none":
         up = _product(
-            x, weight + columns.to(tl.int64) * w_stride, row, column, rows, columns, begin, end, x_stride, w_stride,
-            row_block, block_n, block_k,
+            x, weight + columns.to(tl.int64) * w_stride, row, column, rows, columns, begin, end,
+            x_stride, w_stride, row_block, block_n, block_k,
         )  # fmt: skip
+    release(overlapped)
     if splits == 1:
         _finish(gate, up, bias, out, row, column, columns, kept, biased, kind)
     else:
@@ -148,7 +181,7 @@ def _product(
     x, weight, row, column, rows, columns, begin, end, x_stride, w_stride,
     row_block: tl.constexpr, block_n: tl.constexpr, block_k: tl.constexpr,
 ):  # fmt: skip
-    """[row_block, block_n] float32 of the inner range [begin, end); one row by multiply and add, more by dot."""
+    """[row_block, block_n] float32 of the inner range [begin, end); one row by multiply and add."""
     k = tl.arange(0, block_k)
     w_rows = weight + column.to(tl.int64)[:, None] * w_stride
     if row_block == 1:
@@ -156,7 +189,9 @@ def _product(
         for start in range(begin, end, block_k):
             inside = start + k < end
             a = tl.load(x + start + k, mask=inside, other=0.0)
-            b = tl.load(w_rows + (start + k)[None, :], mask=(column < columns)[:, None] & inside[None, :], other=0.0)
+            b = tl.load(
+                w_rows + (start + k)[None, :], mask=(column < columns)[:, None] & inside[None, :], other=0.0
+            )
             wide += b.to(tl.float32) * a.to(tl.float32)[None, :]
         acc = tl.sum(wide, axis=1)[None, :]
     else:
@@ -167,7 +202,9 @@ def _product(
                 x + row[:, None] * x_stride + (start + k)[None, :],
                 mask=(row < rows)[:, None] & inside[None, :], other=0.0,
             )  # fmt: skip
-            b = tl.load(w_rows + (start + k)[None, :], mask=(column < columns)[:, None] & inside[None, :], other=0.0)
+            b = tl.load(
+                w_rows + (start + k)[None, :], mask=(column < columns)[:, None] & inside[None, :], other=0.0
+            )
             acc = tl.dot(a, tl.trans(b).to(a.dtype), acc, input_precision="ieee")
     return acc
 
@@ -188,5 +225,7 @@ def _finish(gate, up, bias, out, row, column, columns, kept, biased: tl.constexp
         if kind != "none":
             up += tl.load(bias + columns + column, mask=column < columns, other=0.0).to(tl.float32)[None, :]
     if kind != "none":
-        gate = activate(gate.to(dtype).to(tl.float32), kind).to(dtype).to(tl.float32) * up.to(dtype).to(tl.float32)
+        gate = activate(gate.to(dtype).to(tl.float32), kind).to(dtype).to(tl.float32) * up.to(dtype).to(
+            tl.float32
+        )
     tl.store(out + row[:, None] * columns + column[None, :], gate.to(dtype), mask=kept)

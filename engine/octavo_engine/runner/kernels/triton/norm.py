@@ -7,6 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from octavo_engine.runner.kernels.triton import launch
+from octavo_engine.runner.kernels.triton.launch import follow, release
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``x`` [..., hidden] scaled to unit root mean square in float32, times ``weight`` [hidden].
@@ -30,6 +33,7 @@ def _launch(x: Tensor, residual: Tensor, weight: Tensor, out: Tensor, eps: float
     tokens, hidden = x.shape
     block = triton.next_power_of_2(hidden)
     warps = min(16, max(1, block // 512))
+    overlapped = launch.overlaps(x)
     if tokens:
         _norm_kernel[(tokens,)](
             x,
@@ -42,7 +46,9 @@ def _launch(x: Tensor, residual: Tensor, weight: Tensor, out: Tensor, eps: float
             eps,
             block,
             summed,
+            overlapped,
             num_warps=warps,
+            launch_pdl=overlapped,
         )
 
 
@@ -58,12 +64,14 @@ def _norm_kernel(
     eps,
     block: tl.constexpr,
     summed: tl.constexpr,
+    overlapped: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, block)
     inside = columns < hidden
-    value = tl.load(x + row * x_stride + columns, mask=inside, other=0.0)
     scale = tl.load(weight + columns, mask=inside, other=0.0)
+    follow(overlapped)
+    value = tl.load(x + row * x_stride + columns, mask=inside, other=0.0)
     dtype = value.dtype
     if summed:
         place = residual + row * residual_stride + columns
@@ -72,4 +80,5 @@ def _norm_kernel(
     wide = value.to(tl.float32)
     inverse = tl.rsqrt(tl.sum(wide * wide, axis=0) / hidden + eps)
     normed = (wide * inverse).to(dtype).to(tl.float32) * scale.to(tl.float32)
+    release(overlapped)
     tl.store(out + row * hidden + columns, normed.to(dtype), mask=inside)

@@ -1,7 +1,7 @@
 """Causal attention of prompt chunks over the paged cache (FlashAttention 2, Dao 2023), with packed GQA heads.
 
-A program takes a few query tokens of one sequence with all query heads of one KV head, so each tile of keys is read
-once for the whole group. The chunk's own keys and values are in the cache already.
+A program takes a few query tokens of one sequence with all query heads of one KV head, so each tile of keys
+is read once for the whole group. The chunk's own keys and values are in the cache already.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import triton
 import triton.language as tl
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from octavo_engine.runner.kernels.triton.softmax import attend_tile, cache_rows
 
 @dataclass(frozen=True, slots=True)
 class PrefillConfig:
-    """How a program works: packed query rows (tokens times query heads of a KV head), keys a tile, warps, stages."""
+    """How a program works. ``rows``: query tokens times query heads of a KV head; ``tile``: keys at once."""
 
     rows: int
     tile: int
@@ -41,8 +40,11 @@ class PrefillTiles:
     config: PrefillConfig
 
 
-def default_config(head_dim: int) -> PrefillConfig:
-    return PrefillConfig(128, 64, 8, 3) if head_dim <= 128 else PrefillConfig(128, 32, 8, 2)
+def default_config(head_dim: int, tokens: int) -> PrefillConfig:
+    """For ``tokens`` query tokens in a batch; few of them are shared out in smaller pieces."""
+    if head_dim > 128:
+        return PrefillConfig(128, 32, 8, 2)
+    return PrefillConfig(128, 128, 8, 3) if tokens > 1024 else PrefillConfig(64, 64, 4, 2)
 
 
 def plan_tiles(
@@ -73,22 +75,25 @@ def paged_prefill(
     window: int | None = None,
     soft_cap: float | None = None,
 ) -> None:
-    """Write the rows of ``out`` [tokens, heads, head_dim] that ``tiles`` names; arguments as of ``paged_decode``."""
+    """Write the tokens of ``out`` (like ``q``) that ``tiles`` names; arguments as of ``paged_decode``."""
     heads, dim = q.shape[1:]
     kv_heads = k_cache.shape[2]
     inner, cap = score_scales(scale, soft_cap)
     config = tiles.config
     _prefill_kernel[(tiles.tiles.shape[1], kv_heads)](
         q, k_cache, v_cache, block_tables, tiles.tiles, out, tiles.tiles.shape[1],
-        inner, cap, window or 0, q.stride(0), block_tables.stride(0), k_cache.stride(0), k_cache.stride(1),
+        inner, cap, window or 0,
+        q.stride(0), block_tables.stride(0), k_cache.stride(0), k_cache.stride(1),
         heads // kv_heads, tiles.tokens, config.rows, dim, triton.next_power_of_2(dim), k_cache.shape[1],
-        config.tile, window is not None, soft_cap is not None, num_warps=config.warps, num_stages=config.stages,
+        config.tile, window is not None, soft_cap is not None,
+        num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["num_tiles", "window"])
 def _prefill_kernel(
-    q, keys, values, tables, tiles, out, num_tiles, scale, cap, window, q_stride, table_stride, block_stride, slot_stride,
+    q, keys, values, tables, tiles, out, num_tiles, scale, cap, window,
+    q_stride, table_stride, block_stride, slot_stride,
     share: tl.constexpr, tokens: tl.constexpr, rows: tl.constexpr, dim: tl.constexpr, dim_block: tl.constexpr,
     block_size: tl.constexpr, tile: tl.constexpr, windowed: tl.constexpr, capped: tl.constexpr,
 ):  # fmt: skip
@@ -102,7 +107,9 @@ def _prefill_kernel(
     head = kv_head * share + row % share
     inside = ((member < count) & (row < tokens * share))[:, None] & (column < dim)[None, :]
     queries = tl.load(
-        q + (token + member)[:, None] * q_stride + head[:, None] * dim + column[None, :], mask=inside, other=0.0
+        q + (token + member)[:, None] * q_stride + head[:, None] * dim + column[None, :],
+        mask=inside,
+        other=0.0,
     )
     position = computed + member
     end = computed + count
@@ -114,12 +121,14 @@ def _prefill_kernel(
     total = tl.zeros([rows], tl.float32)
     table = tables + sequence * table_stride
     acc, top, total = _scan(
-        queries, keys + kv_head * dim, values + kv_head * dim, table, begin, border, end, position, window, acc, top,
-        total, column, block_stride, slot_stride, scale, cap, dim, block_size, tile, windowed, capped, False,
+        queries, keys + kv_head * dim, values + kv_head * dim, table, begin, border, end, position, window,
+        acc, top, total, column, block_stride, slot_stride, scale, cap,
+        dim, block_size, tile, windowed, capped, False,
     )  # fmt: skip
     acc, top, total = _scan(
-        queries, keys + kv_head * dim, values + kv_head * dim, table, tl.maximum(begin, border), end, end, position,
-        window, acc, top, total, column, block_stride, slot_stride, scale, cap, dim, block_size, tile, windowed, capped, True,
+        queries, keys + kv_head * dim, values + kv_head * dim, table, tl.maximum(begin, border), end, end,
+        position, window, acc, top, total, column, block_stride, slot_stride, scale, cap,
+        dim, block_size, tile, windowed, capped, True,
     )  # fmt: skip
     result = acc / tl.where(total == 0.0, 1.0, total)[:, None]
     heads = tl.num_programs(1) * share
@@ -129,7 +138,8 @@ def _prefill_kernel(
 
 @triton.jit
 def _scan(
-    q, keys, values, table, begin, end, context, position, window, acc, top, total, column, block_stride, slot_stride, scale, cap,
+    q, keys, values, table, begin, end, context, position, window, acc, top, total, column,
+    block_stride, slot_stride, scale, cap,
     dim: tl.constexpr, block_size: tl.constexpr, tile: tl.constexpr,
     windowed: tl.constexpr, capped: tl.constexpr, masked: tl.constexpr,
 ):  # fmt: skip
@@ -137,7 +147,10 @@ def _scan(
     for start in tl.range(begin, end, tile):
         key_position = start + tl.arange(0, tile)
         seen = key_position < context
-        offset = cache_rows(table, key_position, seen, block_size, block_stride, slot_stride)[:, None] + column[None, :]
+        offset = (
+            cache_rows(table, key_position, seen, block_size, block_stride, slot_stride)[:, None]
+            + column[None, :]
+        )
         visible = key_position[None, :] <= position[:, None]
         if windowed:
             visible &= key_position[None, :] > position[:, None] - window

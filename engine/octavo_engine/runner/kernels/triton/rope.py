@@ -1,4 +1,4 @@
-"""What stands between the QKV product and attention, in one pass: q/k norm, RoPE, and the write to the KV cache."""
+"""What stands between the QKV product and attention, in one pass: q/k norm, RoPE, write to the KV cache."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from octavo_engine.runner.kernels.triton import launch
+from octavo_engine.runner.kernels.triton.launch import follow, release
 
 _HEADS = 8  # heads a program
 
@@ -22,11 +25,12 @@ def rope_and_cache(
     k_weight: Tensor | None = None,
     eps: float = 1e-6,
 ) -> Tensor:
-    """``qkv`` [tokens, heads + 2 * kv_heads, head_dim] -> rotated queries [tokens, heads, head_dim], contiguous.
+    """``qkv`` [tokens, heads + 2 * kv_heads, head_dim] -> rotated queries [tokens, heads, head_dim],
+    contiguous.
 
     Rotated keys and the values go to the caches [blocks, block_size, kv_heads, head_dim] at ``slot_mapping``
-    [tokens] int64 (negative: skipped). ``cos``/``sin`` are [tokens, 1, head_dim / 2] float32. With ``q_weight`` and
-    ``k_weight`` [head_dim], queries and keys are RMS-normed over the head first (Qwen3).
+    [tokens] int64 (negative: skipped). ``cos``/``sin`` are [tokens, 1, head_dim / 2] float32. With
+    ``q_weight`` and ``k_weight`` [head_dim], queries and keys are RMS-normed over the head first (Qwen3).
     """
     tokens, all_heads, dim = qkv.shape
     kv_heads = k_cache.shape[2]
@@ -34,11 +38,12 @@ def rope_and_cache(
     out = torch.empty(tokens, heads, dim, dtype=qkv.dtype, device=qkv.device)
     if tokens:
         grid = (tokens, triton.cdiv(all_heads, _HEADS))
-        normed = q_weight is not None
+        normed, overlapped = q_weight is not None, launch.overlaps(qkv)
         _rope_kernel[grid](
             qkv, out, cos, sin, k_cache, v_cache, slot_mapping,
             q_weight if normed else cos, k_weight if normed else cos, eps,
-            qkv.stride(0), heads, kv_heads, dim, triton.next_power_of_2(dim // 2), _HEADS, normed, num_warps=2,
+            qkv.stride(0), heads, kv_heads, dim, triton.next_power_of_2(dim // 2), _HEADS, normed, overlapped,
+            num_warps=2, launch_pdl=overlapped,
         )  # fmt: skip
     return out
 
@@ -47,8 +52,9 @@ def rope_and_cache(
 def _rope_kernel(
     qkv, out, cos, sin, k_cache, v_cache, slots, q_weight, k_weight, eps, stride,
     heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, half_block: tl.constexpr,
-    group: tl.constexpr, normed: tl.constexpr,
+    group: tl.constexpr, normed: tl.constexpr, overlapped: tl.constexpr,
 ):  # fmt: skip
+    follow(overlapped)
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * group + tl.arange(0, group)
     half: tl.constexpr = dim // 2
@@ -66,6 +72,7 @@ def _rope_kernel(
     s = tl.load(sin + token * half + column, mask=column < half, other=0.0)[None, :]
     low = tl.where(is_value, first, first * c - second * s)
     high = tl.where(is_value, second, second * c + first * s)
+    release(overlapped)
     goal = out + token * heads * dim + head[:, None] * dim + column[None, :]
     tl.store(goal, low.to(out.dtype.element_ty), mask=inside & is_query)
     tl.store(goal + half, high.to(out.dtype.element_ty), mask=inside & is_query)

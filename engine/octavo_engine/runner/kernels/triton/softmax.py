@@ -1,4 +1,4 @@
-"""One step of online softmax (Milakov & Gimelshein 2018; Dao et al. 2022), shared by the attention kernels."""
+"""One step of online softmax (Milakov & Gimelshein 2018; Dao et al. 2022), for both attention kernels."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import triton.language as tl
 
 
 @triton.jit
-def attend_tile(
-    q, k, v, visible, acc, top, total, scale, cap, capped: tl.constexpr, masked: tl.constexpr
-):
+def attend_tile(q, k, v, visible, acc, top, total, scale, cap, capped: tl.constexpr, masked: tl.constexpr):
     """Fold keys ``k`` and values ``v`` [tile, dim] into (acc [rows, dim], top [rows], total [rows]).
 
-    Scores are in powers of two: ``scale`` holds log2(e), and with ``capped`` they are ``cap * tanh(q k scale)``,
-    ``cap`` holding log2(e) instead. ``visible`` [rows, tile] is looked at only when ``masked``.
+    Scores are in powers of two: ``scale`` holds log2(e), and with ``capped`` they are ``cap * tanh(q k
+    scale)``, ``cap`` holding log2(e) instead. ``visible`` [rows, tile] is looked at only when ``masked``.
     """
     scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
     if capped:
@@ -34,7 +32,8 @@ def attend_tile(
 def cache_rows(table, positions, visible, block_size: tl.constexpr, block_stride, slot_stride):
     """Element offsets of the cache rows (of head 0) that hold the tokens at ``positions``, as int64.
 
-    Strides come in as arguments of the kernel, whose known divisibility lets a row be read 16 bytes at a time.
+    Strides come in as arguments of the kernel, whose known divisibility lets a row be read 16 bytes at a
+    time.
     """
     blocks = tl.load(table + positions // block_size, mask=visible, other=0).to(tl.int64)
     return blocks * block_stride + (positions % block_size) * slot_stride

@@ -12,7 +12,7 @@ if not torch.cuda.is_available():
 
 @pytest.fixture(autouse=True, scope="session")
 def interpreted_loop_bounds() -> Iterator[None]:
-    """The interpreter holds scalars in arrays of one element, which numpy 2.4 no longer takes as loop bounds."""
+    """The interpreter holds scalars in arrays of one element, which numpy 2.4 makes no loop bounds of."""
     from triton.runtime import interpreter
 
     original = interpreter._LangPatchScope.set_attr

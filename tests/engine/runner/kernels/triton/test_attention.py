@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from octavo_engine.runner.kernels import attention as reference
-from octavo_engine.runner.kernels.triton.attention import HeadShape, paged_attention, plan_attention
+from octavo_engine.runner.kernels.ops import HeadShape
+from octavo_engine.runner.kernels.triton.attention import paged_attention, plan_attention
 from octavo_engine.runner.kernels.triton.decode import DecodeScratch, paged_decode
 
 
@@ -145,7 +146,9 @@ def test_prefill_of_all_head_sizes(dim: int, device: torch.device) -> None:
 
 
 @pytest.mark.parametrize(("window", "soft_cap"), [(1, None), (16, None), (100, None), (None, 5.0), (40, 5.0)])
-def test_prefill_with_window_and_soft_cap(window: int | None, soft_cap: float | None, device: torch.device) -> None:
+def test_prefill_with_window_and_soft_cap(
+    window: int | None, soft_cap: float | None, device: torch.device
+) -> None:
     check(Case(context_lens=(130,), query_lens=(90,), window=window, soft_cap=soft_cap), device)
 
 
@@ -157,7 +160,10 @@ def test_a_mixed_batch_is_the_torch_reference(device: torch.device) -> None:
     )
     plan = plan_attention(given.layout, None, device, shape)
     torch.testing.assert_close(
-        paged_attention(given.q, given.caches[0], given.caches[1], plan, case.dim**-0.5), wanted, atol=2e-3, rtol=2e-3
+        paged_attention(given.q, given.caches[0], given.caches[1], plan, case.dim**-0.5),
+        wanted,
+        atol=2e-3,
+        rtol=2e-3,
     )
 
 
@@ -183,13 +189,16 @@ def test_mixed_batches_of_other_dtypes(dim: int, dtype: torch.dtype, device: tor
 @pytest.mark.parametrize("rows", [1, 2, 8, 33, 256])
 def test_decodes_of_real_sizes(rows: int, window: int | None, device: torch.device) -> None:
     lens = tuple(int(n) for n in np.random.default_rng(rows).integers(1, 3000, rows))
-    check(Case(32, 8, 128, context_lens=lens, query_lens=(1,) * rows, window=window, dtype=torch.bfloat16), device)
+    check(
+        Case(32, 8, 128, context_lens=lens, query_lens=(1,) * rows, window=window, dtype=torch.bfloat16),
+        device,
+    )
 
 
 @pytest.mark.gpu
 def test_a_captured_decode_serves_other_lengths(device: torch.device) -> None:
     case = Case(32, 8, 128, context_lens=(900, 1, 333), query_lens=(1, 1, 1), dtype=torch.bfloat16)
-    given, shape = batch(case, device), HeadShape(32, 8, 128)
+    given = batch(case, device)
     tables = torch.from_numpy(given.layout.block_tables).to(device)
     lens = torch.ones(3, dtype=torch.int32, device=device)
     scratch = DecodeScratch.allocate(3, 32, 8, 128, device)

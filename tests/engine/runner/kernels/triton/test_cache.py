@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +13,9 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float8_e4m3fn]
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("heads", [1, 3, 8])
-def test_keys_and_values_are_written_to_their_slots(heads: int, dtype: torch.dtype, device: torch.device) -> None:
+def test_keys_and_values_are_written_to_their_slots(
+    heads: int, dtype: torch.dtype, device: torch.device
+) -> None:
     key, value = torch.randn(2, 6, heads, 80, dtype=dtype, device=device)
     found = torch.randn(2, 3, 16, heads, 80, dtype=dtype, device=device)
     wanted, slots = found.clone(), torch.randperm(48, device=device)[:6]
@@ -41,7 +45,7 @@ def test_blocks_are_copied_in_all_layers(block_size: int, device: torch.device) 
 def test_runs_are_the_pairs_in_order(pairs: list[tuple[int, int]]) -> None:
     found = runs(pairs)
     assert [(s + i, t + i) for s, t, count in found for i in range(count)] == pairs
-    assert all((s + n, t + n) != (s2, t2) for (s, t, n), (s2, t2, _) in zip(found, found[1:], strict=False))
+    assert all((s + n, t + n) != (s2, t2) for (s, t, n), (s2, t2, _) in pairwise(found))
 
 
 @pytest.mark.gpu

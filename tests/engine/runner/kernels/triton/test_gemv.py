@@ -6,7 +6,13 @@ from octavo_engine.runner.kernels.triton.gemv import GemvConfig, GemvScratch, ge
 
 
 def check(
-    rows: int, columns: int, inner: int, config: GemvConfig, dtype: torch.dtype, device: torch.device, bias: bool
+    rows: int,
+    columns: int,
+    inner: int,
+    config: GemvConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    bias: bool,
 ) -> None:
     x = torch.randn(rows, inner, dtype=dtype, device=device)
     weight = (torch.randn(columns, inner, device=device) * inner**-0.5).to(dtype)
@@ -38,6 +44,9 @@ def test_odd_shapes(shape: tuple[int, int], device: torch.device) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (1152, 576)])
 @pytest.mark.parametrize("rows", [1, 2, 8, 16])
-@pytest.mark.parametrize("config", [GemvConfig(16, 256), GemvConfig(16, 256, dot=False), GemvConfig(32, 128, 4), GemvConfig(64, 64, 2)])
+@pytest.mark.parametrize(
+    "config",
+    [GemvConfig(16, 256), GemvConfig(16, 256, dot=False), GemvConfig(32, 128, 4), GemvConfig(64, 64, 2)],
+)
 def test_real_sizes(rows: int, shape: tuple[int, int], config: GemvConfig, device: torch.device) -> None:
     check(rows, *shape, config, torch.bfloat16, device, False)

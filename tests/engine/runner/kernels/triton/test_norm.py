@@ -17,7 +17,10 @@ def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_norm_is_the_reference(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
-    x, weight = torch.randn(shape, dtype=dtype, device=device), torch.randn(shape[1], dtype=dtype, device=device)
+    x, weight = (
+        torch.randn(shape, dtype=dtype, device=device),
+        torch.randn(shape[1], dtype=dtype, device=device),
+    )
     close(rms_norm(x, weight, 1e-5), reference.rms_norm(x, weight, 1e-5))
 
 

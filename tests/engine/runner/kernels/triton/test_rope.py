@@ -22,7 +22,9 @@ def reference(
     return apply_rope(q, cos, sin)
 
 
-def case(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, tokens: int = 5) -> list[Tensor]:
+def case(
+    shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, tokens: int = 5
+) -> list[Tensor]:
     heads, kv_heads, dim = shape
     qkv = torch.randn(tokens, heads + 2 * kv_heads, dim, dtype=dtype, device=device)
     angle = torch.rand(tokens, 1, dim // 2, device=device) * 6
@@ -31,7 +33,9 @@ def case(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, 
     return [qkv, angle.cos(), angle.sin(), caches, slots]
 
 
-def check(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, normed: bool, tokens: int) -> None:
+def check(
+    shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, normed: bool, tokens: int
+) -> None:
     qkv, cos, sin, caches, slots = case(shape, dtype, device, tokens)
     weights = torch.randn(2, shape[2], dtype=dtype, device=device) if normed else None
     wanted_caches = caches.clone()

@@ -57,7 +57,9 @@ FILTERS = [
 
 @pytest.mark.parametrize("settings", FILTERS, ids=str)
 @pytest.mark.parametrize("vocab", [37, 5000])
-def test_filters_keep_what_the_reference_keeps(vocab: int, settings: dict[str, float], device: torch.device) -> None:
+def test_filters_keep_what_the_reference_keeps(
+    vocab: int, settings: dict[str, float], device: torch.device
+) -> None:
     logits = 3 * torch.randn(3, vocab, device=device)
     given = columns(3, device, **settings)
     assert torch.equal(kept(logits, given), kept_by_reference(logits, given))
@@ -121,7 +123,7 @@ def test_a_row_that_is_not_numbers_gets_no_token(bad: float, device: torch.devic
 
 
 def chi_square(row: Tensor, draws: int, settings: dict[str, float]) -> float:
-    """Pearson's statistic of ``draws`` tokens against the probabilities that ``row`` [1, vocab] and filters give."""
+    """Pearson's statistic of ``draws`` tokens against the probabilities by ``row`` [1, vocab] and filters."""
     given = columns(draws, row.device, **settings)
     tokens, _ = sample(row.expand(draws, -1).contiguous(), given, filtered=True)
     hidden = ~kept_by_reference(row, columns(1, row.device, **settings))[0]
@@ -132,14 +134,16 @@ def chi_square(row: Tensor, draws: int, settings: dict[str, float]) -> float:
 
 
 def test_tokens_come_as_often_as_their_probability_says(device: torch.device) -> None:
-    """100 draws of 3 tokens; the limit is passed by chance once in 10,000."""
+    """60 draws of 3 tokens; the limit is passed by chance once in 10,000."""
     row = torch.tensor([[0.0, 1.0, 1.5]], device=device)
-    assert chi_square(row, 100, {"temperature": 2.0}) < 18.4
+    assert chi_square(row, 60, {"temperature": 2.0}) < 18.4
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.6}, {"top_k": 6, "top_p": 0.8}], ids=str)
-def test_many_tokens_come_as_often_as_their_probability_says(settings: dict[str, float], device: torch.device) -> None:
+def test_many_tokens_come_as_often_as_their_probability_says(
+    settings: dict[str, float], device: torch.device
+) -> None:
     """20,000 draws of 16 tokens; the limit is passed by chance once in a million."""
     assert chi_square(1.5 * torch.randn(1, 16, device=device), 20000, settings) < 56
 
@@ -147,11 +151,13 @@ def test_many_tokens_come_as_often_as_their_probability_says(settings: dict[str,
 @pytest.mark.gpu
 @pytest.mark.parametrize("settings", FILTERS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_filters_of_a_large_vocabulary(settings: dict[str, float], dtype: torch.dtype, device: torch.device) -> None:
+def test_filters_of_a_large_vocabulary(
+    settings: dict[str, float], dtype: torch.dtype, device: torch.device
+) -> None:
     logits = (2 * torch.randn(9, 128256, device=device)).to(dtype)
     given = columns(9, device, **settings)
     differing = (kept(logits, given) != kept_by_reference(logits, given)).sum().item()
-    # Sums of 128,256 float32 weights in another order may move a top_p cutoff by single tokens (of equal logit).
+    # Sums of 128,256 float32 weights in another order may move a top_p cutoff by single tokens.
     assert differing <= (0 if given.top_p[0] == 1 else 200 if dtype == torch.bfloat16 else 9)
 
 

@@ -1,0 +1,105 @@
+"""The operators that a model's layers call, chosen once by device: torch's own on the CPU, kernels on a GPU.
+
+Both tables have the same signatures. Kernels are imported only where they run, as importing Triton takes
+time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from octavo_engine.runner.kernels import activation, attention, cache, norm, rope
+
+
+class RopeAndCache(Protocol):
+    """What stands between the QKV product and attention; see the kernel of the same name."""
+
+    def __call__(
+        self,
+        qkv: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        slot_mapping: Tensor,
+        *,
+        q_weight: Tensor | None = None,
+        k_weight: Tensor | None = None,
+        eps: float = 1e-6,
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HeadShape:
+    """The attention heads of one rank."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Operators:
+    """``plan_attention`` (layout, window) gives the plan for ``paged_attention``; it is made once a step."""
+
+    rms_norm: Callable[[Tensor, Tensor, float], Tensor]
+    add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+    linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    gated_silu: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    rope_and_cache: RopeAndCache
+    plan_attention: Callable[[attention.SequenceLayout, int | None], Any]
+    paged_attention: Callable[[Tensor, Tensor, Tensor, Any, float], Tensor]
+    copy_blocks: Callable[[Tensor, Tensor, Tensor, Tensor], None]
+
+
+def operators(device: torch.device, shape: HeadShape) -> Operators:
+    """One table for each device and stream: the kernels of a table share scratch memory."""
+    if device.type != "cuda":
+        return torch_operators(device)
+    from octavo_engine.runner.kernels.triton.table import triton_operators
+
+    return triton_operators(device, shape)
+
+
+def torch_operators(device: torch.device) -> Operators:
+    """The reference."""
+    return Operators(
+        norm.rms_norm,
+        norm.add_rms_norm,
+        F.linear,
+        _gated_silu,
+        _rope_and_cache,
+        lambda layout, window: attention.plan_attention(layout, window, device),
+        attention.paged_attention,
+        cache.copy_blocks,
+    )
+
+
+def _gated_silu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return activation.silu_and_mul(F.linear(x, weight, bias))
+
+
+def _rope_and_cache(
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+    *,
+    q_weight: Tensor | None = None,
+    k_weight: Tensor | None = None,
+    eps: float = 1e-6,
+) -> Tensor:
+    kv_heads = k_cache.shape[2]
+    q, k, v = torch.split(qkv, [qkv.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1)
+    if q_weight is not None and k_weight is not None:
+        q, k = norm.rms_norm(q, q_weight, eps), norm.rms_norm(k, k_weight, eps)
+    cache.write_kv(rope.apply_rope(k, cos, sin), v, k_cache, v_cache, slot_mapping)
+    return rope.apply_rope(q, cos, sin)
