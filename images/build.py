@@ -12,7 +12,8 @@ from images.errors import BuildError
 from images.oci import Layer, write_archive
 from images.parts import ENGINE, OPERATOR, PARTS, ROUTER, Part
 
-KEPT = 2  # of each archive and of its changing layer
+KEPT_ARCHIVES = 2
+KEPT_LAYERS = 4  # a cluster that is up may still mount an older one
 
 
 def build(part: Part, say: Callable[[str], None] = print) -> Path:
@@ -29,8 +30,9 @@ def build(part: Part, say: Callable[[str], None] = print) -> Path:
         write_archive(out, part.image, layers, part.config)
 
     archive = made_once("images", f"{part.name}-{key}.tar", make)
-    for kept in (part.name, f"code-{part.code}"):
-        keep_newest("images", kept, KEPT)
+    keep_newest("images", part.name, KEPT_ARCHIVES)
+    for layer in ("code", "site"):
+        keep_newest("images", f"{layer}-{part.code}", KEPT_LAYERS)
     return archive
 
 
