@@ -9,7 +9,7 @@ BIN := .venv/bin
 PINS := requirements/dev.lock requirements/models.lock
 STAMP := .venv/.made-from-$(shell cat pyproject.toml $(PINS) | sha256sum | cut -c1-16)
 UV := $(shell sed -n 's/^uv==\([0-9.]*\).*/uv==\1/p' requirements/dev.lock)
-TYPED := octavo_engine octavo_operator octavo_router e2e images manifests bench
+TYPED := octavo_engine octavo_operator octavo_router e2e images manifests
 PURE := not model and not apiserver and not cluster and not gpu
 ARGS ?=
 
@@ -68,6 +68,7 @@ lint: setup ## linters, and generated files against what they are made from
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m manifests.render --check
+	$(BIN)/python bench/render.py --check
 
 fmt: setup ## format the code
 	$(BIN)/ruff format .
@@ -79,8 +80,11 @@ types: setup ## mypy, strict
 contracts: setup ## which part may import what
 	$(BIN)/lint-imports
 
-bench: setup ## measure, into bench/results
-	$(BIN)/python -m bench $(ARGS)
+bench: setup ## measure router and operator on this machine, into bench/results and docs/performance.md
+	@$(BIN)/python -m e2e.cluster binaries >/dev/null
+	$(BIN)/python bench/router.py --keep
+	$(BIN)/python bench/reconcile.py
+	$(BIN)/python bench/render.py
 
 images: setup ## OCI archives of operator, router and engine, without Docker; prints their paths
 	@$(BIN)/python -m images.build $(ARGS)
@@ -89,7 +93,7 @@ manifests: setup ## what is rendered from the chart and the CRDs
 	$(BIN)/python -m manifests.render
 
 docs: setup ## the figures' tables in docs/performance.md
-	$(BIN)/python -m bench.render
+	$(BIN)/python bench/render.py
 
 clean: ## the environment and tools' caches; programs and images stay in the cache folder
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

@@ -1,5 +1,6 @@
 """From nothing to a streamed answer: `python -m e2e.demo`; `python -m e2e.demo down` removes all of it."""
 
+import json
 import os
 import sys
 import time
@@ -161,16 +162,15 @@ def next_steps(kubectl: Kubectl, url: str, programs: Path | None) -> str:
     else:
         lines.append(f"  kubectl port-forward -n {NAMESPACE} service/{ROUTER} 8000:80 &")
         url = "http://127.0.0.1:8000"
-    body = (
-        f'{{"model": "{MODEL}", "messages": [{{"role": "user", "content": "Who are you?"}}], "stream": true}}'
-    )
+    body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Who are you?"}]}
+    body |= {"stream": True, "temperature": 0}
     return "\n".join(
         [
             *lines,
             "  kubectl get llmd",
             f"  kubectl scale llmd {MODEL} --replicas=2",
             f"  curl {url}/v1/models",
-            f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
+            f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{json.dumps(body)}'",
             "  make demo-down" if programs else "  CLUSTER=current make demo-down",
         ]
     )
