@@ -110,11 +110,12 @@ def paged_decode(
 
 
 def default_config(head_dim: int, load: float) -> DecodeConfig:
-    """``load``: unsplit programs over those that keep the device busy; few of them take large tiles."""
+    """``load``: programs before splitting, over those that keep the device busy."""
     width = triton.next_power_of_2(head_dim)
     if load >= 3:
         return DecodeConfig(tile=max(16, 4096 // width), warps=2, stages=2)
-    return DecodeConfig(tile=min(128, (8192 if load > 0.1 else 16384) // width), warps=4, stages=3)
+    tile = min(128, 8192 // width)
+    return DecodeConfig(tile, warps=4, stages=3) if load >= 1 else DecodeConfig(tile, warps=2, stages=2)
 
 
 def score_scales(scale: float, soft_cap: float | None) -> tuple[float, float]:

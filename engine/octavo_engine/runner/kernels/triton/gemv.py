@@ -97,17 +97,22 @@ class SmallProducts:
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``x`` [rows, inner] times ``weight`` [columns, inner] transposed, plus ``bias`` [columns]."""
-        config = choose_config(x.shape[0], *weight.shape)
+        config = _config_of(x, weight)
         if config is None:
             return F.linear(x, weight, bias)
         return gemv(x, weight, bias, config, self._scratch)
 
     def gated(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, kind: str = "silu") -> Tensor:
         """``act(gate) * up`` by ``weight`` [2 * columns, inner]; ``kind`` as in :func:`gemv`."""
-        config = choose_config(x.shape[0], *weight.shape)
+        config = _config_of(x, weight)
         if config is None:
             return gate(F.linear(x, weight, bias), kind)
         return gemv(x, weight, bias, config, self._scratch, kind)
+
+
+def _config_of(x: Tensor, weight: Tensor) -> GemvConfig | None:
+    """None in float32 too: its tiles would not fit into shared memory."""
+    return choose_config(x.shape[0], *weight.shape) if x.dtype.itemsize == 2 else None
 
 
 def choose_config(rows: int, columns: int, inner: int) -> GemvConfig | None:

@@ -100,14 +100,14 @@ def scratch_of(rows: int, shape: HeadShape, device: torch.device, programs: int 
     )
 
 
-RAGGED = (1, 16, 17, 63, 200)
+RAGGED = (1, 17, 130)
 HEADS = [(1, 1), (9, 3), (7, 1), (8, 8)]
 
 
 @pytest.mark.parametrize("programs", [1, 40])
 @pytest.mark.parametrize("heads", HEADS)
 def test_decode_of_ragged_rows(heads: tuple[int, int], programs: int, device: torch.device) -> None:
-    check(Case(*heads, context_lens=RAGGED, query_lens=(1,) * 5), device, programs)
+    check(Case(*heads, context_lens=RAGGED, query_lens=(1,) * 3), device, programs)
 
 
 @pytest.mark.parametrize("block_size", [16, 32])
