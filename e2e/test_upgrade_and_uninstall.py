@@ -32,7 +32,7 @@ def test_models_serve_through_upgrade_and_uninstall(
 
     same, before = engine(), octavo_pods()
     with steady_traffic(openai_client, model), open_stream(openai_client, model, tokens) as stream:
-        install(kubectl, images.values(), {"logging": {"level": "debug"}})
+        install(kubectl, images.values(), {"watchNamespaces": [namespace]})
         assert not stream.over, f"the stream was to outlive the upgrade: it had {tokens} tokens"
     wait_for("no pod of the former release", lambda: not octavo_pods() & before, seconds=90)
     assert engine() == same

@@ -107,3 +107,13 @@ def test_uninstalling_leaves_models_and_installing_again_takes_them_over(helm: R
     helm("install", str(CHART))
     after = read(kubectl, "llmd/kept")["metadata"]
     assert after["uid"] == before["uid"]
+
+
+@pytest.mark.usefixtures("release")
+def test_the_notes_tell_commands_for_this_very_release(helm: Run, kubectl: Run) -> None:
+    kubectl("create", "namespace", "models")
+    notes = helm("upgrade", str(CHART), "--set", "watchNamespaces={models}")
+    assert "kubectl rollout status -n octavo-system deployment/octavo-operator" in notes
+    assert "kubectl wait -n models llmd/smollm2 --for=condition=Ready" in notes
+    manifest = notes.partition("<<EOF\n")[2].partition("EOF")[0]
+    kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", given=manifest)
