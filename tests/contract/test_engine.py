@@ -1,12 +1,13 @@
 """What the operator and the router ask of the engine is there."""
 
 import re
-from typing import cast
+from typing import cast, get_args
 from urllib.parse import urlsplit
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from octavo_engine.core_client import CoreState
 from octavo_engine.errors import ConfigError, CoreDied
 from octavo_engine.messages import EngineStats
 from octavo_engine.server.app import create_app
@@ -59,6 +60,11 @@ def test_every_path_of_the_contract_is_served(contract: str, paths: set[str]) ->
 @pytest.mark.parametrize("probe", probes(60).values(), ids=probes(60))
 def test_the_kubelet_asks_a_path_that_is_served(probe: dict[str, dict[str, str]], paths: set[str]) -> None:
     assert urlsplit(probe["httpGet"]["path"]).path in paths
+
+
+def test_every_state_of_health_is_one_of_the_contract(contract: str) -> None:
+    (listed,) = re.findall(r'"status": "([a-z|]+)"', contract)
+    assert {*get_args(CoreState), "draining"} == set(listed.split("|"))
 
 
 def test_only_a_wrong_setting_ends_with_the_code_that_the_operator_takes_as_final() -> None:
