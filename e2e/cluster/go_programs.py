@@ -27,6 +27,7 @@ class GoBuild:
     programs: tuple[str, ...]
     package: str
     rough_seconds: int
+    on_demand: bool = False
 
     @property
     def module(self) -> Path:
@@ -67,7 +68,7 @@ BUILDS = (
     GoBuild("etcd", ("etcd",), "go.etcd.io/etcd/server/v3", 20),
     GoBuild("coredns", ("coredns",), ".", 40),
     GoBuild("helm", ("helm",), HELM, 60),
-    GoBuild("kwok", ("kwok",), "sigs.k8s.io/kwok/cmd/kwok", 60),
+    GoBuild("kwok", ("kwok",), "sigs.k8s.io/kwok/cmd/kwok", 60, on_demand=True),
 )
 
 
@@ -85,14 +86,14 @@ def program(name: str, say: Callable[[str], None] = print) -> Path:
 
 
 def linked_programs(say: Callable[[str], None] = print) -> Path:
-    """A folder with links to all programs, for a PATH; what is missing is built.
+    """A folder with links to all programs that a cluster needs, for a PATH; what is missing is built.
 
     Raises:
         BuildError: Go is missing, or a build failed.
     """
     folder = cache_root() / "bin"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (name for build in BUILDS for name in build.programs):
+    for name in (name for build in BUILDS if not build.on_demand for name in build.programs):
         link = folder / name
         link.unlink(missing_ok=True)
         link.symlink_to(program(name, say))
