@@ -1,6 +1,6 @@
-"""Renders docs/performance.md's tables from bench/figures.csv (aims, peers) and bench/results/*.json (measured).
+"""Renders docs/performance.md's tables from bench/figures.csv (aims, peers) and bench/results/*.json.
 
-Usage: python bench/render.py [--check]. Only the part between the two markers of docs/performance.md is written.
+Usage: python bench/render.py [--check]. Only the part between the page's two markers is written.
 """
 
 from __future__ import annotations
@@ -41,19 +41,24 @@ class Measured:
     conditions: str
 
 
+def _peer(row: dict[str, str]) -> str:
+    return f"{row['peer']} {row['peer_name']}".strip()
+
+
 def read_aims(path: Path = ROOT / "figures.csv") -> list[Aim]:
     with path.open(newline="") as file:
         rows = csv.DictReader(file)
         return [
-            Aim(r["file"], r["figure"], r["unit"], r["better"], r["aim"], f"{r['peer']} {r['peer_name']}".strip())
-            for r in rows
+            Aim(*(row[name] for name in ("file", "figure", "unit", "better", "aim")), peer=_peer(row))
+            for row in rows
         ]
 
 
 def read_results(folder: Path = ROOT / "results") -> dict[str, list[Measured]]:
     """Group -> measured figures, in the order of the files."""
     return {
-        path.stem: [Measured(**row) for row in json.loads(path.read_text())] for path in sorted(folder.glob("*.json"))
+        path.stem: [Measured(**row) for row in json.loads(path.read_text())]
+        for path in sorted(folder.glob("*.json"))
     }
 
 

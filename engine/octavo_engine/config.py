@@ -24,7 +24,7 @@ class ParallelConfig(msgspec.Struct, frozen=True):
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """``source``: a folder, a .gguf file, or ``package://NAME[/FILE]`` for files inside an installed package."""
+    """``source``: a folder, a .gguf file, or ``package://NAME[/FILE]`` for files in an installed package."""
 
     source: str = EMBEDDED_MODEL
     dtype: Dtype = "auto"

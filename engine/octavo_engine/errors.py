@@ -39,7 +39,7 @@ class CoreDied(EngineError):
 
 
 class RequestError(EngineError):
-    """A request refused. ``status`` is the HTTP status; ``param`` names the parameter, where one is at fault."""
+    """A request refused. ``status`` is the HTTP status; ``param`` names the parameter at fault."""
 
     def __init__(
         self,

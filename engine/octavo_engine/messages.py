@@ -1,7 +1,7 @@
 """What crosses a process border inside the engine, as msgpack: API process <-> core, and core <-> runner.
 
-The scheduler's state never leaves the core. A runner, which may stand in another process and exists once per rank,
-is told only the difference a step makes; it keeps one row per live sequence.
+The scheduler's state never leaves the core. A runner, which may stand in another process and exists once per
+rank, is told only the difference a step makes; it keeps one row per live sequence.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from octavo_engine.sampling_params import SamplingParams
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
-# ---- API process -> core ---------------------------------------------------------------------------------------------
+# ---- API process -> core ---------------------------------------------------------------------------------
 class AddRequest(msgspec.Struct, frozen=True, tag="add"):
     """A tokenized prompt to complete. ``priority``: lower runs earlier (policy ``priority`` only)."""
 
@@ -45,7 +45,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
 CoreRequest = AddRequest | AbortRequests | Shutdown
 
 
-# ---- core -> API process ---------------------------------------------------------------------------------------------
+# ---- core -> API process ---------------------------------------------------------------------------------
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     """Log probabilities at one position: the chosen token first, then the top alternatives by rank."""
 
@@ -64,7 +64,8 @@ class SequenceOutput(msgspec.Struct, frozen=True, array_like=True):
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None  # the eos or stop id that ended it, when one did
     num_cached_tokens: int = 0  # prompt tokens found in the prefix cache
-    prompt_logprobs: list[TokenLogprobs | None] | None = None  # once, with the first output; None for the first token
+    # once, with the first output; None for the first token
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
     error: str | None = None  # a sentence, with finish_reason "error"
     error_status: int = 500  # the HTTP status that fits the error: 400, 429 (the queue is full) or 500
 
@@ -125,7 +126,7 @@ class Fatal(msgspec.Struct, frozen=True, tag="fatal"):
 CoreMessage = StepOutputs | Ready | Heartbeat | Fatal
 
 
-# ---- core <-> runner -------------------------------------------------------------------------------------------------
+# ---- core <-> runner -------------------------------------------------------------------------------------
 class RunnerSpec(msgspec.Struct, frozen=True):
     """What the scheduler must know of the loaded model."""
 
@@ -153,8 +154,9 @@ class SequenceStart(msgspec.Struct, frozen=True):
 class SequenceStep(msgspec.Struct, frozen=True, array_like=True):
     """What one live sequence does in this step.
 
-    Positions ``[num_computed_tokens, num_computed_tokens + num_new_tokens)`` are computed; a token is sampled after
-    the last of them when ``sample`` is set (the prompt is complete). ``new_block_ids`` are appended to its block table.
+    Positions ``[num_computed_tokens, num_computed_tokens + num_new_tokens)`` are computed; a token is sampled
+    after the last of them when ``sample`` is set (the prompt is complete). ``new_block_ids`` are appended to
+    its block table.
     """
 
     seq_id: int
@@ -194,7 +196,7 @@ class SampledToken(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StepResult(msgspec.Struct, frozen=True):
-    """Tokens sampled in a step; ``failed`` maps a seq_id to a sentence when one sequence alone could not be served."""
+    """Tokens sampled in a step; ``failed`` maps the seq_id of one that could not be served to a sentence."""
 
     step_id: int
     tokens: list[SampledToken]
@@ -205,8 +207,9 @@ class Runner(Protocol):
     """The narrow interface through which the engine reaches everything that imports torch.
 
     ``launch`` returns as soon as the work is under way; ``collect`` waits for the oldest launched step.
-    A token sampled in a step is known to the runner's own row at once, so the next step may be launched before
-    the former is collected. Errors: :class:`octavo_engine.errors.EngineError` with a sentence for the user.
+    A token sampled in a step is known to the runner's own row at once, so the next step may be launched
+    before the former is collected.
+    Errors: :class:`octavo_engine.errors.EngineError` with a sentence for the user.
     """
 
     def load(self) -> RunnerSpec: ...
