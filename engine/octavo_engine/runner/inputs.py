@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from octavo_engine.messages import SequenceStep
-from octavo_engine.runner.kernels.attention import AttentionPlan, SequenceLayout, plan_attention
+from octavo_engine.runner.kernels.attention import SequenceLayout
+from octavo_engine.runner.kernels.ops import Operators
+from octavo_engine.runner.placement import upload
 from octavo_engine.runner.rows import RowTable
+
+_TABLE_STEP = 64  # blocks; kernels are compiled for widths that 16 divides
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +26,7 @@ class ForwardInputs:
     token_ids: Tensor
     positions: Tensor
     slot_mapping: Tensor
-    plan: AttentionPlan
+    plan: Any  # of the operators' plan_attention
     last_tokens: NDArray[np.int64]  # [sequences] index of each sequence's last token in the batch
 
 
@@ -31,6 +36,7 @@ class InputBuilder:
     null_slot: int
     window: int | None
     device: torch.device
+    ops: Operators
 
     def build(self, rows: RowTable, steps: list[SequenceStep]) -> ForwardInputs:
         index = rows.indices([step.seq_id for step in steps])
@@ -40,8 +46,10 @@ class InputBuilder:
         row_of_token = np.repeat(index, counts)
         positions = np.arange(ends[-1]) + np.repeat(computed - ends + counts, counts)
         blocks = rows.block_tables[row_of_token, positions // self.block_size].astype(np.int64)
+        blocks_used = -(-int((computed + counts).max()) // self.block_size)
+        width = -(-blocks_used // _TABLE_STEP) * _TABLE_STEP
         layout = SequenceLayout(
-            rows.block_tables[index],
+            rows.block_tables[index, :width],
             computed + counts,
             counts,
             _leading_ones(counts),
@@ -49,15 +57,12 @@ class InputBuilder:
             self.null_slot,
         )
         return ForwardInputs(
-            self._tensor(rows.token_ids[row_of_token, positions].astype(np.int64)),
-            self._tensor(positions),
-            self._tensor(blocks * self.block_size + positions % self.block_size),
-            plan_attention(layout, self.window, self.device),
+            upload(rows.token_ids[row_of_token, positions].astype(np.int64), self.device),
+            upload(positions, self.device),
+            upload(blocks * self.block_size + positions % self.block_size, self.device),
+            self.ops.plan_attention(layout, self.window),
             ends - 1,
         )
-
-    def _tensor(self, array: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
 
 
 def _leading_ones(counts: NDArray[np.int64]) -> int:
