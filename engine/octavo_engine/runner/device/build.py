@@ -13,13 +13,11 @@ from octavo_engine.runner.forward import StepExecutor
 from octavo_engine.runner.kernels.ops import HeadShape
 from octavo_engine.sampling_params import SamplingParams
 
-_CAPTURED_AT_START = 8  # graphs of at most so many rows, and the largest; others when they are first needed
-
 
 def device_steps(
     executor: StepExecutor, config: EngineConfig, heads: HeadShape, device: torch.device
 ) -> DeviceSteps:
-    """The steps of ``executor`` on ``device``, with the graphs captured that will be needed first."""
+    """The steps of ``executor`` on ``device``, with a graph of each batch size captured."""
     rows = DeviceRows(executor.rows, device)
     batch = DecodeBatch.allocate(config.scheduler.max_num_seqs, executor.rows.block_tables.shape[1], device)
     capture = device.type == "cuda" and not config.model.enforce_eager
@@ -29,7 +27,7 @@ def device_steps(
     with torch.inference_mode():
         places = torch.zeros(2, 0, dtype=torch.int64, device=device)
         batch.fill(rows, places, executor.inputs.block_size, graphs.most)
-        graphs.prepare([size for size in graphs.sizes if size <= _CAPTURED_AT_START or size == graphs.most])
+        graphs.prepare(graphs.sizes)
     return DeviceSteps(executor, rows, batch, graphs)
 
 

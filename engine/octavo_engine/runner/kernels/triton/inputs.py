@@ -39,8 +39,8 @@ def expand_decodes(
 def sampling_columns(places: Tensor, real: Tensor, whole: Tensor) -> SamplingColumns:
     """The sampling parameters of ``places``, as above.
 
-    ``real`` [3, all rows] float32: temperature, top_p, min_p. ``whole`` [3, all rows] int64: top_k, seed, prompt
-    length.
+    ``real`` [3, all rows] float32: temperature, top_p, min_p. ``whole`` [3, all rows] int64: top_k, seed,
+    prompt length.
     """
     count, device = places.shape[1], places.device
     found = SamplingColumns(
