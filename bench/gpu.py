@@ -213,13 +213,6 @@ def measure(runs: int, only: list[str]) -> list[dict[str, object]]:
         )
         print(f"{figure:32} {value:10.3f} {unit}", flush=True)
 
-    with engine() as core:
-        bench = Bench(core, runs)
-        for name in ("tpot", "ttft", "prefill", "prefix", "offline"):
-            if name in only:
-                for found in getattr(bench, name)():
-                    note(*found)
-    torch.cuda.empty_cache()
     if "start" in only:
         found = statistics.median(seconds_to_first_token() for _ in range(runs))
         note(
@@ -227,6 +220,13 @@ def measure(runs: int, only: list[str]) -> list[dict[str, object]]:
             found,
             "a new process to its first token; kernels in the disk cache, no weights read",
         )
+
+    with engine() as core:
+        bench = Bench(core, runs)
+        for name in ("tpot", "ttft", "prefill", "prefix", "offline"):
+            if name in only:
+                for found in getattr(bench, name)():
+                    note(*found)
     return rows
 
 

@@ -31,6 +31,17 @@ class ForwardInputs:
 
 
 @dataclass(frozen=True, slots=True)
+class StepLayout:
+    """A step as the host sees it; the arrays of tokens are those of :class:`ForwardInputs`."""
+
+    token_ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    sequences: SequenceLayout
+    last_tokens: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
 class InputBuilder:
     block_size: int
     null_slot: int
@@ -39,6 +50,19 @@ class InputBuilder:
     ops: Operators
 
     def build(self, rows: RowTable, steps: list[SequenceStep]) -> ForwardInputs:
+        return self.place(self.lay_out(rows, steps))
+
+    def place(self, layout: StepLayout) -> ForwardInputs:
+        """The layout as tensors on the device."""
+        return ForwardInputs(
+            upload(layout.token_ids, self.device),
+            upload(layout.positions, self.device),
+            upload(layout.slots, self.device),
+            self.ops.plan_attention(layout.sequences, self.window),
+            layout.last_tokens,
+        )
+
+    def lay_out(self, rows: RowTable, steps: list[SequenceStep]) -> StepLayout:
         index = rows.indices([step.seq_id for step in steps])
         computed = np.array([step.num_computed_tokens for step in steps], dtype=np.int64)
         counts = np.array([step.num_new_tokens for step in steps], dtype=np.int64)
@@ -48,7 +72,7 @@ class InputBuilder:
         blocks = rows.block_tables[row_of_token, positions // self.block_size].astype(np.int64)
         blocks_used = -(-int((computed + counts).max()) // self.block_size)
         width = -(-blocks_used // _TABLE_STEP) * _TABLE_STEP
-        layout = SequenceLayout(
+        sequences = SequenceLayout(
             rows.block_tables[index, :width],
             computed + counts,
             counts,
@@ -56,11 +80,11 @@ class InputBuilder:
             self.block_size,
             self.null_slot,
         )
-        return ForwardInputs(
-            upload(rows.token_ids[row_of_token, positions].astype(np.int64), self.device),
-            upload(positions, self.device),
-            upload(blocks * self.block_size + positions % self.block_size, self.device),
-            self.ops.plan_attention(layout, self.window),
+        return StepLayout(
+            rows.token_ids[row_of_token, positions].astype(np.int64),
+            positions,
+            blocks * self.block_size + positions % self.block_size,
+            sequences,
             ends - 1,
         )
 

@@ -6,6 +6,8 @@ import torch
 
 from octavo_engine.config import EngineConfig, SchedulerConfig
 from octavo_engine.messages import SequenceStart, SequenceStep
+from octavo_engine.runner.device.capture import Capture
+from octavo_engine.runner.device.chunks import ChunkGraphs, chunk_sizes
 from octavo_engine.runner.device.decode import DecodeBatch, DecodeGraphs
 from octavo_engine.runner.device.rows import DeviceRows
 from octavo_engine.runner.device.steps import DeviceSteps
@@ -14,21 +16,23 @@ from octavo_engine.runner.kernels.ops import HeadShape
 from octavo_engine.sampling_params import SamplingParams
 
 
+@torch.inference_mode()
 def device_steps(
     executor: StepExecutor, config: EngineConfig, heads: HeadShape, device: torch.device
 ) -> DeviceSteps:
-    """The steps of ``executor`` on ``device``, with a graph of each batch size captured."""
-    rows = DeviceRows(executor.rows, device)
-    batch = DecodeBatch.allocate(config.scheduler.max_num_seqs, executor.rows.block_tables.shape[1], device)
-    capture = device.type == "cuda" and not config.model.enforce_eager
-    graphs = DecodeGraphs(
-        executor.model, executor.cache.layers, batch, heads, executor.inputs.window, capture=capture
-    )
-    with torch.inference_mode():
-        places = torch.zeros(2, 0, dtype=torch.int64, device=device)
-        batch.fill(rows, places, executor.inputs.block_size, graphs.most)
-        graphs.prepare(graphs.sizes)
-    return DeviceSteps(executor, rows, batch, graphs)
+    """The steps of ``executor`` on ``device``, with every graph captured."""
+    model, caches, inputs = executor.model, executor.cache.layers, executor.inputs
+    rows, max_blocks = DeviceRows(executor.rows, device), executor.rows.block_tables.shape[1]
+    batch = DecodeBatch.allocate(config.scheduler.max_num_seqs, max_blocks, device)
+    graphs = DecodeGraphs(model, caches, batch, heads, inputs.window)
+    batch.fill(rows, torch.zeros(2, 0, dtype=torch.int64, device=device), inputs.block_size, graphs.most)
+    eager = config.model.enforce_eager
+    sizes = [] if eager else chunk_sizes(config.scheduler.max_num_batched_tokens)
+    chunks = ChunkGraphs(model, caches, sizes, max_blocks, heads, inputs.window, device)
+    capture = Capture(enabled=device.type == "cuda" and not eager)
+    chunks.prepare(capture)
+    graphs.prepare(capture)
+    return DeviceSteps(executor, rows, batch, graphs, chunks)
 
 
 @torch.inference_mode()

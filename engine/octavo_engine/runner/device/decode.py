@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from octavo_engine.runner.device.capture import Capture, Forward
 from octavo_engine.runner.device.rows import DeviceRows
 from octavo_engine.runner.inputs import ForwardInputs
 from octavo_engine.runner.kernels.ops import HeadShape
@@ -60,10 +62,7 @@ class DecodeBatch:
 
 
 class DecodeGraphs:
-    """Runs the model over up to ``most`` decodes; without ``capture`` kernel by kernel in every step.
-
-    A size is captured when it is first needed; :meth:`prepare` does so ahead.
-    """
+    """Runs the model over up to ``most`` decodes."""
 
     def __init__(
         self,
@@ -72,46 +71,29 @@ class DecodeGraphs:
         batch: DecodeBatch,
         heads: HeadShape,
         window: int | None,
-        *,
-        capture: bool,
     ) -> None:
         self._model, self._caches, self._batch, self._window = model, caches, batch, window
-        self._capture_wanted = capture
         most, device = batch.token_ids.shape[0], batch.token_ids.device
-        self.sizes = graph_sizes(most)
+        self._sizes = graph_sizes(most)
         self._scratch = DecodeScratch.allocate(most, heads.heads, heads.kv_heads, heads.head_dim, device)
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
-        self._pool = torch.cuda.graph_pool_handle() if capture else None
+        self._runs: dict[int, Forward] = {}
 
     @property
     def most(self) -> int:
-        return self.sizes[-1]
+        return self._sizes[-1]
 
     def padded(self, count: int) -> int:
         """The size of the graph that takes ``count`` decodes."""
-        return next(size for size in self.sizes if size >= count)
+        return next(size for size in self._sizes if size >= count)
 
-    def prepare(self, sizes: list[int]) -> None:
-        """Capture ``sizes`` now. The batch must hold padding or a whole step."""
-        for size in sizes:
-            if self._capture_wanted and size not in self._graphs:
-                self._graphs[size] = self._captured(size)
+    def prepare(self, capture: Capture) -> None:
+        """Capture all sizes, the largest first, whose memory the others use too. The batch holds padding."""
+        for size in reversed(self._sizes):
+            self._runs[size] = capture.of(partial(self._forward, size))
 
     def run(self, size: int) -> Tensor:
         """Hidden states [size, hidden] of the batch's first ``size`` entries, until the next run."""
-        if not self._capture_wanted:
-            return self._forward(size)
-        self.prepare([size])
-        graph, hidden = self._graphs[size]
-        graph.replay()
-        return hidden
-
-    def _captured(self, size: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        self._forward(size)  # compiles kernels and creates handles, which a capture may not
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            hidden = self._forward(size)
-        return graph, hidden
+        return self._runs[size]()
 
     def _forward(self, size: int) -> Tensor:
         batch = self._batch

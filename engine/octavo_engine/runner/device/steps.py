@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from octavo_engine.messages import SampledToken, SequenceStep, StepInput, StepResult
+from octavo_engine.runner.device.chunks import ChunkGraphs
 from octavo_engine.runner.device.decode import DecodeBatch, DecodeGraphs
 from octavo_engine.runner.device.rows import DeviceRows
 from octavo_engine.runner.forward import StepExecutor
@@ -42,9 +43,15 @@ class DeviceSteps:
     """Launches and collects steps over a :class:`StepExecutor`'s rows, cache and model."""
 
     def __init__(
-        self, executor: StepExecutor, rows: DeviceRows, batch: DecodeBatch, graphs: DecodeGraphs
+        self,
+        executor: StepExecutor,
+        rows: DeviceRows,
+        batch: DecodeBatch,
+        graphs: DecodeGraphs,
+        chunks: ChunkGraphs,
     ) -> None:
-        self._executor, self._rows, self._batch, self._graphs = executor, rows, batch, graphs
+        self._executor, self._rows, self._batch = executor, rows, batch
+        self._graphs, self._chunks = graphs, chunks
         self._device = rows.last_tokens.device
         self._launched: deque[_Launched] = deque()
 
@@ -99,16 +106,18 @@ class DeviceSteps:
     def _forward(self, steps: list[SequenceStep]) -> Tensor:
         """Hidden states of the tokens after which something is sampled."""
         executor = self._executor
-        inputs = executor.inputs.build(executor.rows, steps)
-        index = executor.rows.indices([s.seq_id for s in steps])
-        computed = np.array([s.num_computed_tokens for s in steps], dtype=np.int64)
-        unknown = np.flatnonzero(executor.rows.token_ids[index, computed] == _IN_FLIGHT)
+        layout = executor.inputs.lay_out(executor.rows, steps)
+        size = self._chunks.padded(layout)
+        inputs = executor.inputs.place(layout) if size is None else self._chunks.fill(size, layout)
+        unknown = np.flatnonzero(layout.token_ids == _IN_FLIGHT)
         if len(unknown):
-            places, rows = upload(np.stack([inputs.last_tokens[unknown], index[unknown]]), self._device)
+            sequences = np.searchsorted(layout.last_tokens, unknown)
+            index = executor.rows.indices([steps[i].seq_id for i in sequences])
+            places, rows = upload(np.stack([unknown, index]), self._device)
             inputs.token_ids.index_copy_(0, places, self._rows.last_tokens.index_select(0, rows))
-        hidden = executor.model(inputs, executor.cache.layers)
+        hidden = executor.model(inputs, executor.cache.layers) if size is None else self._chunks.run(size)
         chosen = [i for i, step in enumerate(steps) if step.sample]
-        return hidden.index_select(0, upload(inputs.last_tokens[chosen], self._device))
+        return hidden.index_select(0, upload(layout.last_tokens[chosen], self._device))
 
     def _sample(self, hidden: Tensor, places: Tensor, index: NDArray[np.int64]) -> Tensor:
         params = self._executor.rows.params
