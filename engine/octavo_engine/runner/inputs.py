@@ -13,7 +13,7 @@ from torch import Tensor
 from octavo_engine.messages import SequenceStep
 from octavo_engine.runner.kernels.attention import SequenceLayout
 from octavo_engine.runner.kernels.ops import Operators
-from octavo_engine.runner.placement import upload
+from octavo_engine.runner.kernels.upload import upload
 from octavo_engine.runner.rows import RowTable
 
 _TABLE_STEP = 64  # blocks; kernels are compiled for widths that 16 divides

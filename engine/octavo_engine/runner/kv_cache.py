@@ -18,7 +18,7 @@ from torch import Tensor
 
 from octavo_engine.runner.kernels.cache import copy_blocks
 from octavo_engine.runner.kernels.ops import Operators
-from octavo_engine.runner.placement import upload
+from octavo_engine.runner.kernels.upload import upload
 
 
 @dataclass(frozen=True, slots=True)

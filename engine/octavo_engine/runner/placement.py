@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from octavo_engine.config import ModelConfig
 from octavo_engine.errors import ConfigError
@@ -33,14 +30,6 @@ def choose_dtype(model: ModelConfig, checkpoint_dtype: str | None, device: torch
     if device.type == "cpu":
         return torch.bfloat16 if _has_bfloat16() else torch.float32
     return torch.float16 if checkpoint_dtype == "float16" else torch.bfloat16
-
-
-def upload(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """A copy of ``array`` on ``device``; on a GPU the copy is queued on the stream and nobody waits."""
-    host = torch.from_numpy(np.ascontiguousarray(array))
-    if device.type != "cuda":
-        return host
-    return host.pin_memory().to(device, non_blocking=True)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -18,9 +18,9 @@ from octavo_engine.runner.inputs import ForwardInputs, StepLayout
 from octavo_engine.runner.kernels.ops import HeadShape
 from octavo_engine.runner.kernels.triton.attention import PagedPlan
 from octavo_engine.runner.kernels.triton.prefill import PrefillTiles, default_config, plan_tiles
+from octavo_engine.runner.kernels.upload import upload
 from octavo_engine.runner.models.llama import LayerCache
 from octavo_engine.runner.models.registry import CausalModel
-from octavo_engine.runner.placement import upload
 
 _TOKENS = (16, 32, 64, 128, 256, 384, 512, 768, 1024)  # with more, the device is the slower one
 _MOST_SEQUENCES = 64

@@ -10,7 +10,7 @@ from torch import Tensor
 from octavo_engine.messages import StepInput
 from octavo_engine.runner.kernels.triton.inputs import sampling_columns
 from octavo_engine.runner.kernels.triton.sampling import SamplingColumns
-from octavo_engine.runner.placement import upload
+from octavo_engine.runner.kernels.upload import upload
 from octavo_engine.runner.rows import RowTable
 
 

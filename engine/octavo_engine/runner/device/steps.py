@@ -20,7 +20,7 @@ from octavo_engine.runner.device.decode import DecodeBatch, DecodeGraphs
 from octavo_engine.runner.device.rows import DeviceRows
 from octavo_engine.runner.forward import StepExecutor
 from octavo_engine.runner.kernels.triton.sampling import sample
-from octavo_engine.runner.placement import upload
+from octavo_engine.runner.kernels.upload import upload
 from octavo_engine.runner.sampler import NOT_A_NUMBER
 from octavo_engine.sampling_params import SamplingParams
 

@@ -16,6 +16,7 @@ from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig, Schedul
 from octavo_engine.engine import EngineCore
 from octavo_engine.messages import AddRequest, SequenceStart, SequenceStep, StepInput, StepResult
 from octavo_engine.runner import model_runner
+from octavo_engine.runner.device import chunks
 from octavo_engine.runner.device.decode import graph_sizes
 from octavo_engine.runner.kernels.triton.table import triton_operators
 from octavo_engine.runner.model_runner import ModelRunner
@@ -39,6 +40,12 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return save(request.param, tmp_path_factory.mktemp(request.param), **changes)
 
 
+@pytest.fixture(autouse=True)
+def little_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padding costs the interpreter as much as work."""
+    monkeypatch.setattr(chunks, "_MOST_SEQUENCES", 4)
+
+
 @pytest.fixture
 def runner(folder: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device) -> ModelRunner:
     """On a machine without a GPU the kernels are interpreted, without graphs."""
@@ -58,7 +65,7 @@ def configuration(folder: Path, device: torch.device, dtype: str = "float32") ->
     return EngineConfig(
         model=ModelConfig(source=str(folder), dtype=dtype, device=device.type),  # type: ignore[arg-type]
         cache=CacheConfig(block_size=4, num_blocks=64),
-        scheduler=SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=16),
+        scheduler=SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=16),
     )
 
 

@@ -20,7 +20,7 @@ from octavo_engine.runner.kernels.triton.prefill import (
     paged_prefill,
     plan_tiles,
 )
-from octavo_engine.runner.placement import upload
+from octavo_engine.runner.kernels.upload import upload
 
 
 @dataclass(frozen=True, slots=True)
