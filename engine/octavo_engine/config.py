@@ -32,6 +32,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     load_format: LoadFormat = "auto"
     max_model_len: int | None = None  # None: the model's own limit
     seed: int = 0
+    enforce_eager: bool = False  # no CUDA graphs
 
 
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +51,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     policy: Literal["fcfs", "priority"] = "fcfs"
     preemption_mode: Literal["recompute", "swap"] = "recompute"
     max_waiting: int = 1024  # admission limit: more waiting requests are refused with 429
-    steps_in_flight: int = 1  # 2: the next step is scheduled and launched before the former is collected
+    # 2: the next step is scheduled and launched before the former is collected; None: as the runner likes it
+    steps_in_flight: int | None = None
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):

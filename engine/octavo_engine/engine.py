@@ -41,12 +41,14 @@ class EngineCore:
         self._runner = runner
         self._clock = clock
         self._in_flight = 0
+        self._steps_in_flight = 1
         self._refused: list[SequenceOutput] = []
 
     def start(self) -> Ready:
         """Load the model, size and allocate the KV cache. Errors: ConfigError, ModelError, OutOfMemory."""
         began = self._clock()
         spec = self._runner.load()
+        self._steps_in_flight = _steps_in_flight(self.config, spec)
         num_blocks, num_host_blocks = self._runner.profile_blocks()
         max_model_len = _servable_length(self.config, spec, num_blocks)
         self._runner.allocate(num_blocks, num_host_blocks)
@@ -110,7 +112,7 @@ class EngineCore:
         if step is not None:
             self._runner.launch(step)
             self._in_flight += 1
-        if self._in_flight and (step is None or self._in_flight >= self.config.scheduler.steps_in_flight):
+        if self._in_flight and (step is None or self._in_flight >= self._steps_in_flight):
             outputs += self._scheduler.update(self._runner.collect())
             self._in_flight -= 1
             self.steps += 1
@@ -133,10 +135,16 @@ class EngineCore:
         self._runner.shutdown()
 
 
+def _steps_in_flight(config: EngineConfig, spec: RunnerSpec) -> int:
+    """As many as were asked for, or as the runner likes."""
+    asked = config.scheduler.steps_in_flight
+    if asked is not None and asked < 1:
+        raise ConfigError(f"steps_in_flight is {asked}; it must be 1 or more.")
+    return spec.steps_in_flight if asked is None else asked
+
+
 def _servable_length(config: EngineConfig, spec: RunnerSpec, num_blocks: int) -> int:
     """The model's length limit in tokens, lowered to what the KV cache holds unless it was asked for."""
-    if config.scheduler.steps_in_flight < 1:
-        raise ConfigError(f"steps_in_flight is {config.scheduler.steps_in_flight}; it must be 1 or more.")
     capacity = num_blocks * config.cache.block_size
     if config.model.max_model_len is not None and spec.max_model_len > capacity:
         raise OutOfMemory(

@@ -134,6 +134,7 @@ class RunnerSpec(msgspec.Struct, frozen=True):
     max_model_len: int  # already lowered to what the model's positions allow
     eos_token_ids: list[int]
     bytes_per_block: int  # KV bytes of one block over all layers of one rank
+    steps_in_flight: int = 1  # how many launched steps keep the runner busy
 
 
 class SequenceStart(msgspec.Struct, frozen=True):

@@ -190,6 +190,7 @@ def engine_config(arguments: argparse.Namespace) -> EngineConfig:
             load_format=arguments.load_format,
             max_model_len=arguments.max_model_len,
             seed=arguments.seed,
+            enforce_eager=arguments.enforce_eager,
         ),
         cache=CacheConfig(
             block_size=arguments.block_size,

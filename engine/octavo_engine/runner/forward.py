@@ -41,9 +41,11 @@ class StepExecutor:
 
     @torch.inference_mode()
     def run(self, step: StepInput) -> StepResult:
-        refused = self._apply(step)
-        if not step.sequences:
-            return StepResult(step.step_id, [], refused)
+        refused = self.apply(step)
+        return self.compute(step, refused) if step.sequences else StepResult(step.step_id, [], refused)
+
+    def compute(self, step: StepInput, refused: dict[int, str]) -> StepResult:
+        """Run the model over an applied step, sample and wait for the tokens."""
         inputs = self.inputs.build(self.rows, step.sequences)
         hidden = self.model(inputs, self.cache.layers)
         sampled = self._sample(hidden, inputs, step.sequences)
@@ -51,12 +53,11 @@ class StepExecutor:
         sound = [token for token in tokens if token.seq_id not in refused]
         return StepResult(step.step_id, sound, sampled.failed | refused)
 
-    def _apply(self, step: StepInput) -> dict[int, str]:
+    def apply(self, step: StepInput) -> dict[int, str]:
         """Change rows and cache in the protocol's order; returns the starts that were refused."""
         for seq_id in step.ended:
             self.rows.end(seq_id)
-        self.cache.swap_out(step.swap_out)
-        self.cache.swap_in(step.swap_in)
+        self.cache.swap(step.swap_out, step.swap_in)
         self.cache.copy(step.copies)
         for seq_id, index, block in step.block_changes:
             self.rows.set_block(seq_id, index, block)

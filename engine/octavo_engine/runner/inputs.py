@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from octavo_engine.messages import SequenceStep
-from octavo_engine.runner.kernels.attention import AttentionPlan, SequenceLayout, plan_attention
+from octavo_engine.runner.kernels.attention import SequenceLayout
+from octavo_engine.runner.kernels.ops import Operators
+from octavo_engine.runner.kernels.upload import upload
 from octavo_engine.runner.rows import RowTable
+
+_TABLE_STEP = 64  # blocks; kernels are compiled for widths that 16 divides
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +26,19 @@ class ForwardInputs:
     token_ids: Tensor
     positions: Tensor
     slot_mapping: Tensor
-    plan: AttentionPlan
+    plan: Any  # of the operators' plan_attention
     last_tokens: NDArray[np.int64]  # [sequences] index of each sequence's last token in the batch
+
+
+@dataclass(frozen=True, slots=True)
+class StepLayout:
+    """A step as the host sees it; the arrays of tokens are those of :class:`ForwardInputs`."""
+
+    token_ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    sequences: SequenceLayout
+    last_tokens: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +47,22 @@ class InputBuilder:
     null_slot: int
     window: int | None
     device: torch.device
+    ops: Operators
 
     def build(self, rows: RowTable, steps: list[SequenceStep]) -> ForwardInputs:
+        return self.place(self.lay_out(rows, steps))
+
+    def place(self, layout: StepLayout) -> ForwardInputs:
+        """The layout as tensors on the device."""
+        return ForwardInputs(
+            upload(layout.token_ids, self.device),
+            upload(layout.positions, self.device),
+            upload(layout.slots, self.device),
+            self.ops.plan_attention(layout.sequences, self.window),
+            layout.last_tokens,
+        )
+
+    def lay_out(self, rows: RowTable, steps: list[SequenceStep]) -> StepLayout:
         index = rows.indices([step.seq_id for step in steps])
         computed = np.array([step.num_computed_tokens for step in steps], dtype=np.int64)
         counts = np.array([step.num_new_tokens for step in steps], dtype=np.int64)
@@ -40,24 +70,23 @@ class InputBuilder:
         row_of_token = np.repeat(index, counts)
         positions = np.arange(ends[-1]) + np.repeat(computed - ends + counts, counts)
         blocks = rows.block_tables[row_of_token, positions // self.block_size].astype(np.int64)
-        layout = SequenceLayout(
-            rows.block_tables[index],
+        blocks_used = -(-int((computed + counts).max()) // self.block_size)
+        width = -(-blocks_used // _TABLE_STEP) * _TABLE_STEP
+        sequences = SequenceLayout(
+            rows.block_tables[index, :width],
             computed + counts,
             counts,
             _leading_ones(counts),
             self.block_size,
             self.null_slot,
         )
-        return ForwardInputs(
-            self._tensor(rows.token_ids[row_of_token, positions].astype(np.int64)),
-            self._tensor(positions),
-            self._tensor(blocks * self.block_size + positions % self.block_size),
-            plan_attention(layout, self.window, self.device),
+        return StepLayout(
+            rows.token_ids[row_of_token, positions].astype(np.int64),
+            positions,
+            blocks * self.block_size + positions % self.block_size,
+            sequences,
             ends - 1,
         )
-
-    def _tensor(self, array: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
 
 
 def _leading_ones(counts: NDArray[np.int64]) -> int:

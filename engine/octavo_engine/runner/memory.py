@@ -27,13 +27,20 @@ def check_weights_fit(config: DecoderConfig, ctx: LayerContext) -> None:
 
 
 def blocks_that_fit(
-    config: EngineConfig, shape: CacheShape, max_model_len: int, device: torch.device
+    config: EngineConfig,
+    shape: CacheShape,
+    max_model_len: int,
+    device: torch.device,
+    activation_bytes: int = 0,
 ) -> tuple[int, int]:
-    """(device blocks, host blocks). Raises :class:`OutOfMemory` when the length asked for does not fit."""
+    """(device blocks, host blocks) beside ``activation_bytes`` for the steps.
+
+    Raises :class:`OutOfMemory` when the length asked for does not fit.
+    """
     host = config.cache.swap_space_bytes // shape.bytes_per_block
     if config.cache.num_blocks is not None:
         return config.cache.num_blocks, host
-    budget = _cache_bytes(config, device)
+    budget = _cache_bytes(config, device) - activation_bytes
     blocks = budget // shape.bytes_per_block - 1  # the block of zeros
     asked = config.model.max_model_len is not None  # else the engine lowers the length to what fits
     if blocks < 1 or (asked and blocks * shape.block_size < max_model_len):

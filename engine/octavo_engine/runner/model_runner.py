@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-
 import torch
 
 from octavo_engine.config import EngineConfig
@@ -13,16 +10,18 @@ from octavo_engine.messages import RunnerSpec, StepInput, StepResult
 from octavo_engine.runner.forward import StepExecutor
 from octavo_engine.runner.host import processors
 from octavo_engine.runner.inputs import InputBuilder
+from octavo_engine.runner.kernels.ops import operators
 from octavo_engine.runner.kv_cache import KVCache
 from octavo_engine.runner.layers.context import LayerContext
 from octavo_engine.runner.limits import model_length
 from octavo_engine.runner.memory import blocks_that_fit, check_weights_fit
-from octavo_engine.runner.models.llama import cache_shape
+from octavo_engine.runner.models.llama import cache_shape, head_shape
 from octavo_engine.runner.models.registry import build_model
 from octavo_engine.runner.parallel.group import ParallelGroup, SoloGroup
 from octavo_engine.runner.placement import choose_device, choose_dtype
 from octavo_engine.runner.rows import RowTable
 from octavo_engine.runner.sampler import Sampler
+from octavo_engine.runner.threaded_steps import Steps, ThreadedSteps
 from octavo_engine.runner.weights.checkpoint import Checkpoint, open_checkpoint
 from octavo_engine.runner.weights.dummy import fill_randomly
 from octavo_engine.runner.weights.loader import load_weights
@@ -31,17 +30,15 @@ from octavo_engine.runner.weights.loader import load_weights
 class ModelRunner:
     """Fulfils :class:`octavo_engine.messages.Runner` for a model on this machine.
 
-    Steps run one after another on a thread of their own, so that the engine schedules the next step
-    meanwhile; torch spreads each operator over all cores.
+    On a CPU steps run one after another on a thread of their own; on a GPU they are queued on its stream.
+    Either way the engine schedules the next step meanwhile.
     """
 
     def __init__(self, config: EngineConfig, rank: int = 0, group: ParallelGroup | None = None) -> None:
         self._config = config
         self._rank = rank
         self._group = group or SoloGroup()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="octavo-step")
-        self._launched: deque[Future[StepResult]] = deque()
-        self._steps: StepExecutor | None = None
+        self._steps: Steps | None = None
 
     def load(self) -> RunnerSpec:
         """Read the weights. Raises ModelNotFound, ModelError, ConfigError or OutOfMemory."""
@@ -50,7 +47,9 @@ class ModelRunner:
         self._model_config = checkpoint.config
         device = choose_device(self._config.model, self._rank)
         dtype = choose_dtype(self._config.model, checkpoint.config.dtype, device)
-        self._ctx = LayerContext(self._group, dtype, device)
+        plain = LayerContext(self._group, dtype, device)
+        self._heads = head_shape(checkpoint.config, plain)
+        self._ctx = LayerContext(self._group, dtype, device, operators(device, self._heads))
         self._max_model_len = model_length(checkpoint.config, self._config.model.max_model_len)
         self._shape = cache_shape(checkpoint.config, self._ctx, self._config.cache.block_size)
         check_weights_fit(checkpoint.config, self._ctx)
@@ -60,6 +59,7 @@ class ModelRunner:
             self._max_model_len,
             list(checkpoint.config.eos_token_ids),
             self._shape.bytes_per_block,
+            steps_in_flight=2 if self._on_gpu else 1,
         )
 
     def _load_model(self, checkpoint: Checkpoint) -> None:
@@ -73,28 +73,55 @@ class ModelRunner:
 
     def profile_blocks(self) -> tuple[int, int]:
         """(device blocks, host blocks) that fit."""
-        return blocks_that_fit(self._config, self._shape, self._max_model_len, self._ctx.device)
+        activations = self._activation_bytes() if self._config.cache.num_blocks is None else 0
+        return blocks_that_fit(self._config, self._shape, self._max_model_len, self._ctx.device, activations)
 
     def allocate(self, num_blocks: int, num_host_blocks: int) -> None:
-        cache = KVCache(self._shape, num_blocks, num_host_blocks, self._ctx.device)
-        block_size = self._config.cache.block_size
-        self._steps = StepExecutor(
-            self._model,
-            cache,
-            RowTable(self._max_model_len, block_size, self._config.model.seed),
-            InputBuilder(block_size, cache.null_slot, self._model_config.sliding_window, self._ctx.device),
-            Sampler(self._model_config.eos_token_ids),
-            self._model_config.vocab_size,
-        )
+        executor = self._executor(num_blocks, num_host_blocks)
+        if not self._on_gpu:
+            self._steps = ThreadedSteps(executor)
+            return
+        from octavo_engine.runner.device.build import device_steps  # brings Triton
+
+        self._steps = device_steps(executor, self._config, self._heads, self._ctx.device)
 
     def launch(self, step: StepInput) -> None:
         if self._steps is None:
             raise EngineError("The runner was asked for a step before its KV cache was allocated.")
-        self._launched.append(self._thread.submit(self._steps.run, step))
+        self._steps.launch(step)
 
     def collect(self) -> StepResult:
         """The oldest launched step's result; an error of the step is raised here."""
-        return self._launched.popleft().result()
+        if self._steps is None:
+            raise EngineError("The runner was asked for a result before its KV cache was allocated.")
+        return self._steps.collect()
 
     def shutdown(self) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        if self._steps is not None:
+            self._steps.shutdown()
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self._ctx.device.type == "cuda"
+
+    def _executor(self, num_blocks: int, num_host_blocks: int) -> StepExecutor:
+        ctx, block_size = self._ctx, self._config.cache.block_size
+        cache = KVCache(self._shape, num_blocks, num_host_blocks, ctx.device, ctx.ops)
+        return StepExecutor(
+            self._model,
+            cache,
+            RowTable(self._max_model_len, block_size, self._config.model.seed),
+            InputBuilder(block_size, cache.null_slot, self._model_config.sliding_window, ctx.device, ctx.ops),
+            Sampler(self._model_config.eos_token_ids),
+            self._model_config.vocab_size,
+        )
+
+    def _activation_bytes(self) -> int:
+        if not self._on_gpu:
+            return 0  # taken from the tenth of memory that the KV cache leaves
+        from octavo_engine.runner.device import build
+
+        block_size, longest = self._config.cache.block_size, self._max_model_len
+        scheduler = self._config.scheduler
+        blocks = build.blocks_of_largest_step(scheduler, block_size, longest)
+        return build.activation_bytes(self._executor(blocks, 0), scheduler, longest, self._ctx.device)

@@ -33,11 +33,21 @@ class RowTable:
         self.block_tables = np.zeros((0, self._blocks), dtype=np.int32)
         self.block_counts = np.zeros(0, dtype=np.int64)
         self.prompt_lens = np.zeros(0, dtype=np.int64)
+        self.start_lens = np.zeros(0, dtype=np.int64)  # tokens known when the row began
         self.seeds = np.zeros(0, dtype=np.uint64)
         self._grow(_SMALLEST_CAPACITY)
 
     def __len__(self) -> int:
         return len(self._row_of)
+
+    def is_live(self, seq_id: int) -> bool:
+        return seq_id in self._row_of
+
+    def row(self, seq_id: int) -> int:
+        return self._row_of[seq_id]
+
+    def params_of(self, seq_id: int) -> SamplingParams:
+        return self.params[self._row_of[seq_id]]
 
     def indices(self, seq_ids: list[int]) -> NDArray[np.int64]:
         return np.array([self._row_of[seq_id] for seq_id in seq_ids], dtype=np.int64)
@@ -50,6 +60,7 @@ class RowTable:
         self.params[row] = start.params
         self.token_ids[row, : len(start.token_ids)] = start.token_ids
         self.prompt_lens[row] = start.num_prompt_tokens
+        self.start_lens[row] = len(start.token_ids)
         self.seeds[row] = self._seed(start)
         self.block_counts[row] = 0
         self.append_blocks(start.seq_id, start.block_ids)
@@ -75,15 +86,20 @@ class RowTable:
         if position < self._width:
             self.token_ids[self._row_of[seq_id], position] = token_id
 
+    def put_tokens(self, rows: NDArray[np.int64], positions: NDArray[np.int64], token_id: int) -> None:
+        """The same token in several rows."""
+        inside = positions < self._width
+        self.token_ids[rows[inside], positions[inside]] = token_id
+
     def prompt(self, seq_id: int) -> NDArray[np.int32]:
         row = self._row_of[seq_id]
         return self.token_ids[row, : self.prompt_lens[row]]
 
     def prompt_logprobs(self, seq_id: int) -> int:
-        return self.params[self._row_of[seq_id]].prompt_logprobs or 0
+        return self.params_of(seq_id).prompt_logprobs or 0
 
     def wants_prompt_logprobs(self, seq_id: int) -> bool:
-        return self.params[self._row_of[seq_id]].prompt_logprobs is not None
+        return self.params_of(seq_id).prompt_logprobs is not None
 
     def _seed(self, start: SequenceStart) -> int:
         """Of the request's n sequences each has a stream of its own, the same whenever it starts again."""
@@ -104,6 +120,7 @@ class RowTable:
         self.block_tables = _grown(self.block_tables, capacity)
         self.block_counts = _grown(self.block_counts, capacity)
         self.prompt_lens = _grown(self.prompt_lens, capacity)
+        self.start_lens = _grown(self.start_lens, capacity)
         self.seeds = _grown(self.seeds, capacity)
 
 

@@ -12,7 +12,7 @@ from octavo_engine.runner.kernels.sampling import draw, filter_logits, uniforms
 from octavo_engine.runner.logits_processors import process_logits
 from octavo_engine.runner.sampling_batch import SamplingBatch
 
-_NOT_A_NUMBER = (
+NOT_A_NUMBER = (
     "The model's output for this request was not a number (NaN or infinity); "
     "its weights may be unsound, or --dtype too narrow: try --dtype float32."
 )
@@ -102,7 +102,7 @@ def _collect(
         for seq_id, token, logprob, good in zip(batch.seq_ids, token_ids, logprobs, sound, strict=True)
         if good
     ]
-    failed = {seq_id: _NOT_A_NUMBER for seq_id, good in zip(batch.seq_ids, sound, strict=True) if not good}
+    failed = {seq_id: NOT_A_NUMBER for seq_id, good in zip(batch.seq_ids, sound, strict=True) if not good}
     return Sampled(
         [token if good else 0 for token, good in zip(token_ids, sound, strict=True)], tokens, failed
     )

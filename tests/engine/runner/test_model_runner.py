@@ -13,6 +13,7 @@ from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig
 from octavo_engine.errors import EngineError, OutOfMemory
 from octavo_engine.messages import SequenceStart, SequenceStep
 from octavo_engine.runner.model_runner import ModelRunner
+from octavo_engine.runner.threaded_steps import ThreadedSteps
 from octavo_engine.sampling_params import SamplingParams
 
 RANDOM = SamplingParams(temperature=1.5, seed=11)
@@ -160,9 +161,9 @@ def test_an_unknown_token_fails_its_own_sequence(
 
 def test_a_sequence_of_nans_leaves_no_trace_in_blocks_that_are_used_again(folder: Path) -> None:
     runner = loaded_runner(folder, blocks=2)
-    executor = runner._steps  # the cache has no door of its own, and only a broken model writes NaN into it
-    assert executor is not None
-    for key, value in executor.cache.layers:
+    steps = runner._steps  # the cache has no door of its own, and only a broken model writes NaN into it
+    assert isinstance(steps, ThreadedSteps)
+    for key, value in steps.executor.cache.layers:
         key[:2].fill_(torch.nan)
         value[:2].fill_(torch.nan)
     tokens = prompt(3, seed=9)

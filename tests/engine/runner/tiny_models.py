@@ -62,10 +62,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def build(family: str, seed: int = 0) -> Any:
+def build(family: str, seed: int = 0, **changes: int) -> Any:
     """A model in float32 whose norms and biases are not trivial either."""
     torch.manual_seed(seed)
-    settings = _SHAPE | FAMILIES[family]
+    settings = _SHAPE | FAMILIES[family] | changes
     if family == "mistral":
         model = MistralForCausalLM(MistralConfig(**settings, attn_implementation="eager"))
     else:
@@ -77,8 +77,8 @@ def build(family: str, seed: int = 0) -> Any:
     return model.eval()
 
 
-def save(family: str, folder: Path, *, max_shard_size: str = "1GB") -> Path:
-    build(family).save_pretrained(folder, max_shard_size=max_shard_size)
+def save(family: str, folder: Path, *, max_shard_size: str = "1GB", **changes: int) -> Path:
+    build(family, **changes).save_pretrained(folder, max_shard_size=max_shard_size)
     return folder
 
 

@@ -98,8 +98,11 @@ def _rope_and_cache(
     eps: float = 1e-6,
 ) -> Tensor:
     kv_heads = k_cache.shape[2]
-    q, k, v = torch.split(qkv, [qkv.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1)
+    heads = qkv.shape[1] - 2 * kv_heads
+    turned, values = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
     if q_weight is not None and k_weight is not None:
-        q, k = norm.rms_norm(q, q_weight, eps), norm.rms_norm(k, k_weight, eps)
-    cache.write_kv(rope.apply_rope(k, cos, sin), v, k_cache, v_cache, slot_mapping)
-    return rope.apply_rope(q, cos, sin)
+        q, k = torch.split(turned, [heads, kv_heads], dim=1)
+        turned = torch.cat([norm.rms_norm(q, q_weight, eps), norm.rms_norm(k, k_weight, eps)], dim=1)
+    rotated = rope.apply_rope(turned, cos, sin)
+    cache.write_kv(rotated[:, heads:], values, k_cache, v_cache, slot_mapping)
+    return rotated[:, :heads]

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from octavo_engine.errors import ConfigError
+from octavo_engine.runner.kernels.ops import Operators, torch_operators
 from octavo_engine.runner.parallel.group import ParallelGroup
 from octavo_engine.runner.weights.slots import Shard
+
+_REFERENCE = torch_operators(torch.device("cpu"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +19,7 @@ class LayerContext:
     group: ParallelGroup
     dtype: torch.dtype
     device: torch.device
+    ops: Operators = _REFERENCE
 
     def shard(self, total: int, unit: int = 1) -> Shard:
         """This rank's equal part of ``total``, whose smallest indivisible piece is ``unit``."""

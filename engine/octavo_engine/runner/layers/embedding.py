@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ class VocabParallelEmbedding(nn.Module):
     def __init__(self, ctx: LayerContext, vocab_size: int, hidden_size: int) -> None:
         super().__init__()
         self._group = ctx.group
+        self._ops = ctx.ops
         self._vocab_size = vocab_size
         rows = -(-vocab_size // ctx.group.world_size)
         start = min(ctx.group.rank * rows, vocab_size)
@@ -36,9 +36,9 @@ class VocabParallelEmbedding(nn.Module):
         return self._group.all_reduce(found.masked_fill(outside[:, None], 0))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states [n, hidden] -> logits [n, vocab] in float32, complete on every rank."""
-        local = F.linear(hidden, self.weight)
-        return self._group.all_gather(local)[:, : self._vocab_size].to(torch.float32)
+        """Hidden states [n, hidden] -> logits [n, vocab] in the model's dtype, complete on every rank."""
+        local = self._ops.linear(hidden, self.weight, None)
+        return self._group.all_gather(local)[:, : self._vocab_size]
 
     def slots(self, name: str) -> dict[str, WeightSlot]:
         return {f"{name}.weight": WeightSlot(self.weight[: self._shard.length], 0, self._shard)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octavo_engine.runner.layers.context import LayerContext
@@ -19,12 +18,17 @@ class ColumnParallelLinear(nn.Module):
     def __init__(self, ctx: LayerContext, in_features: int, shards: list[Shard], bias: bool) -> None:
         super().__init__()
         self._shards = shards
+        self._ops = ctx.ops
         out = sum(shard.length for shard in shards)
         self.weight = ctx.empty(out, in_features)
         self.bias = ctx.empty(out) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        return self._ops.linear(x, self.weight, self.bias)
+
+    def gated_silu(self, x: Tensor) -> Tensor:
+        """``silu(gate) * up`` of two fused projections: [tokens, in] -> [tokens, half of the output]."""
+        return self._ops.gated_silu(x, self.weight, self.bias)
 
     def slots(self, *names: str) -> dict[str, WeightSlot]:
         """Slots for the projections' checkpoint names, in the order of ``shards``."""
@@ -42,12 +46,13 @@ class RowParallelLinear(nn.Module):
         super().__init__()
         self._shard = shard
         self._group = ctx.group
+        self._ops = ctx.ops
         self.weight = ctx.empty(out_features, shard.length)
         self.bias = ctx.empty(out_features) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         bias = self.bias if self._group.rank == 0 else None  # added once, not once a rank
-        return self._group.all_reduce(F.linear(x, self.weight, bias))
+        return self._group.all_reduce(self._ops.linear(x, self.weight, bias))
 
     def slots(self, name: str) -> dict[str, WeightSlot]:
         found = {f"{name}.weight": WeightSlot(self.weight, 1, self._shard)}

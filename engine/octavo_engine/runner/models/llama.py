@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from octavo_engine.runner.architecture import DecoderConfig
 from octavo_engine.runner.inputs import ForwardInputs
-from octavo_engine.runner.kernels.activation import silu_and_mul
-from octavo_engine.runner.kernels.attention import AttentionPlan, paged_attention
-from octavo_engine.runner.kernels.cache import write_kv
-from octavo_engine.runner.kernels.rope import apply_rope
+from octavo_engine.runner.kernels.ops import HeadShape
 from octavo_engine.runner.kv_cache import CacheShape
 from octavo_engine.runner.layers.context import LayerContext
 from octavo_engine.runner.layers.embedding import VocabParallelEmbedding
@@ -25,21 +23,17 @@ Rotation = tuple[Tensor, Tensor]
 class LlamaAttention(nn.Module):
     def __init__(self, config: DecoderConfig, ctx: LayerContext) -> None:
         super().__init__()
-        self._dim = config.head_dim
+        self._dim, self._ops = config.head_dim, ctx.ops
         q = ctx.shard(config.num_heads * self._dim, self._dim)
         kv = ctx.kv_shard(config.num_kv_heads, self._dim)
         self._heads, self._kv_heads = q.length // self._dim, kv.length // self._dim
         self.qkv = ColumnParallelLinear(ctx, config.hidden_size, [q, kv, kv], config.attention_bias)
         self.out = RowParallelLinear(ctx, q, config.hidden_size, config.attention_bias)
 
-    def forward(
-        self, x: Tensor, rotation: Rotation, cache: LayerCache, slots: Tensor, plan: AttentionPlan
-    ) -> Tensor:
-        heads, kv_heads = self._heads, self._kv_heads
-        qkv: Tensor = self.qkv(x).view(-1, heads + 2 * kv_heads, self._dim)
-        rotated = apply_rope(qkv[:, : heads + kv_heads], *rotation)
-        write_kv(rotated[:, heads:], qkv[:, heads + kv_heads :], *cache, slots)
-        attended = paged_attention(rotated[:, :heads], *cache, plan, self._dim**-0.5)
+    def forward(self, x: Tensor, rotation: Rotation, cache: LayerCache, inputs: ForwardInputs) -> Tensor:
+        qkv: Tensor = self.qkv(x).view(-1, self._heads + 2 * self._kv_heads, self._dim)
+        q = self._ops.rope_and_cache(qkv, *rotation, *cache, inputs.slot_mapping)
+        attended = self._ops.paged_attention(q, *cache, inputs.plan, self._dim**-0.5)
         out: Tensor = self.out(attended.flatten(1))
         return out
 
@@ -56,7 +50,7 @@ class LlamaMLP(nn.Module):
         self.down = RowParallelLinear(ctx, shard, config.hidden_size, config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down(silu_and_mul(self.gate_up(x)))
+        out: Tensor = self.down(self.gate_up.gated_silu(x))
         return out
 
     def slots(self, name: str) -> dict[str, WeightSlot]:
@@ -84,7 +78,7 @@ class LlamaLayer(nn.Module):
             normed, residual = self.attention_norm(x), x
         else:
             normed, residual = self.attention_norm.add(x, residual)
-        x = self.attention(normed, rotation, cache, inputs.slot_mapping, inputs.plan)
+        x = self.attention(normed, rotation, cache, inputs)
         normed, residual = self.mlp_norm.add(x, residual)
         return self.mlp(normed), residual
 
@@ -122,8 +116,11 @@ class LlamaModel(nn.Module):
         assert residual is not None
         return self.norm.add(x, residual)[0]
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def raw_logits(self, hidden: Tensor) -> Tensor:
         return self.head.logits(hidden)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.head.logits(hidden).to(torch.float32)
 
     def weight_slots(self) -> dict[str, WeightSlot]:
         """Where each tensor of the checkpoint goes, by transformers' names."""
@@ -137,3 +134,9 @@ class LlamaModel(nn.Module):
 def cache_shape(config: DecoderConfig, ctx: LayerContext, block_size: int) -> CacheShape:
     kv_heads = ctx.kv_shard(config.num_kv_heads, config.head_dim).length // config.head_dim
     return CacheShape(config.num_layers, block_size, kv_heads, config.head_dim, ctx.dtype)
+
+
+def head_shape(config: DecoderConfig, ctx: LayerContext) -> HeadShape:
+    """The attention heads of this rank."""
+    heads = ctx.shard(config.num_heads * config.head_dim, config.head_dim).length // config.head_dim
+    return HeadShape(heads, cache_shape(config, ctx, 1).kv_heads, config.head_dim)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from octavo_engine.runner.kernels.attention import SequenceLayout
@@ -21,6 +20,7 @@ from octavo_engine.runner.kernels.triton.prefill import (
     paged_prefill,
     plan_tiles,
 )
+from octavo_engine.runner.kernels.upload import upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ def plan_attention(
             layout.num_decodes, shape.heads, shape.kv_heads, shape.head_dim, device
         )
     return PagedPlan(
-        _upload(layout.block_tables, device),
-        _upload(layout.context_lens.astype(np.int32), device),
+        upload(layout.block_tables, device),
+        upload(layout.context_lens.astype(np.int32), device),
         layout.num_decodes,
         scratch,
         _plan_prefill(layout, shape, device),
@@ -105,11 +105,4 @@ def _plan_prefill(layout: SequenceLayout, shape: HeadShape, device: torch.device
     config = default_config(shape.head_dim, int(layout.query_lens[layout.num_decodes :].sum()))
     tokens = max(1, config.rows // (shape.heads // shape.kv_heads))
     tiles = plan_tiles(layout.num_decodes, layout.query_lens, layout.context_lens, tokens)
-    return PrefillTiles(_upload(tiles, device), tokens, config)
-
-
-def _upload(array: NDArray[np.int32], device: torch.device) -> Tensor:
-    host = torch.from_numpy(np.ascontiguousarray(array))
-    if device.type != "cuda":
-        return host
-    return host.pin_memory().to(device, non_blocking=True)
+    return PrefillTiles(upload(tiles, device), tokens, config)

@@ -1,0 +1,104 @@
+"""The forward pass of a step of decodes alone: replayed from CUDA graphs, one for each padded batch size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from octavo_engine.runner.device.capture import Capture, Forward
+from octavo_engine.runner.device.rows import DeviceRows
+from octavo_engine.runner.inputs import ForwardInputs
+from octavo_engine.runner.kernels.ops import HeadShape
+from octavo_engine.runner.kernels.triton.attention import PagedPlan
+from octavo_engine.runner.kernels.triton.decode import DecodeScratch
+from octavo_engine.runner.kernels.triton.inputs import expand_decodes
+from octavo_engine.runner.models.llama import LayerCache
+from octavo_engine.runner.models.registry import CausalModel
+
+_SMALL_SIZES = (1, 2, 4)
+_STRIDE = 8
+_NO_TOKENS = np.empty(0, dtype=np.int64)
+
+
+def graph_sizes(most: int) -> list[int]:
+    """Padded batch sizes up to ``most``: 1, 2, 4, then every eighth."""
+    return sorted({size for size in (*_SMALL_SIZES, *range(_STRIDE, most, _STRIDE)) if size < most} | {most})
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeBatch:
+    """The inputs of a decode step at fixed addresses; the first ``size`` entries are what a graph reads."""
+
+    token_ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    contexts: Tensor
+    tables: Tensor
+
+    @classmethod
+    def allocate(cls, most: int, max_blocks: int, device: torch.device) -> DecodeBatch:
+        whole = torch.zeros(3, most, dtype=torch.int64, device=device)
+        small = torch.zeros(most, dtype=torch.int32, device=device)
+        tables = torch.zeros(most, max_blocks, dtype=torch.int32, device=device)
+        return cls(whole[0], whole[1], whole[2], small, tables)
+
+    def fill(self, rows: DeviceRows, places: Tensor, block_size: int, size: int) -> None:
+        """Decodes of ``places`` [2, n] (rows, and how many tokens each has), padded to ``size``."""
+        expand_decodes(
+            places,
+            rows.last_tokens,
+            rows.tables,
+            block_size,
+            self.token_ids[:size],
+            self.positions[:size],
+            self.slots[:size],
+            self.contexts[:size],
+            self.tables[:size],
+        )
+
+
+class DecodeGraphs:
+    """Runs the model over up to ``most`` decodes."""
+
+    def __init__(
+        self,
+        model: CausalModel,
+        caches: list[LayerCache],
+        batch: DecodeBatch,
+        heads: HeadShape,
+        window: int | None,
+    ) -> None:
+        self._model, self._caches, self._batch, self._window = model, caches, batch, window
+        most, device = batch.token_ids.shape[0], batch.token_ids.device
+        self._sizes = graph_sizes(most)
+        self._scratch = DecodeScratch.allocate(most, heads.heads, heads.kv_heads, heads.head_dim, device)
+        self._runs: dict[int, Forward] = {}
+
+    @property
+    def most(self) -> int:
+        return self._sizes[-1]
+
+    def padded(self, count: int) -> int:
+        """The size of the graph that takes ``count`` decodes."""
+        return next(size for size in self._sizes if size >= count)
+
+    def prepare(self, capture: Capture) -> None:
+        """Capture all sizes, the largest first, whose memory the others use too. The batch holds padding."""
+        for size in reversed(self._sizes):
+            self._runs[size] = capture.of(partial(self._forward, size))
+
+    def run(self, size: int) -> Tensor:
+        """Hidden states [size, hidden] of the batch's first ``size`` entries, until the next run."""
+        return self._runs[size]()
+
+    def _forward(self, size: int) -> Tensor:
+        batch = self._batch
+        plan = PagedPlan(batch.tables[:size], batch.contexts[:size], size, self._scratch, None, self._window)
+        inputs = ForwardInputs(
+            batch.token_ids[:size], batch.positions[:size], batch.slots[:size], plan, _NO_TOKENS
+        )
+        return self._model(inputs, self._caches)

@@ -1,0 +1,190 @@
+"""Steps on a GPU: launched without waiting for anything, so that the next one is prepared meanwhile.
+
+Sampled tokens stay on the device and feed the next step; the host learns of them when it collects. What the
+kernels do not sample (penalties, biases, log probabilities) takes the reference's way, which waits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from octavo_engine.messages import SampledToken, SequenceStep, StepInput, StepResult
+from octavo_engine.runner.device.chunks import ChunkGraphs
+from octavo_engine.runner.device.decode import DecodeBatch, DecodeGraphs
+from octavo_engine.runner.device.rows import DeviceRows
+from octavo_engine.runner.forward import StepExecutor
+from octavo_engine.runner.kernels.triton.sampling import sample
+from octavo_engine.runner.kernels.upload import upload
+from octavo_engine.runner.sampler import NOT_A_NUMBER
+from octavo_engine.sampling_params import SamplingParams
+
+_IN_FLIGHT = -1  # stands in the host's rows for a token that only the device knows
+
+
+@dataclass(slots=True)
+class _Launched:
+    """A step under way. ``tokens`` is pinned memory that is filled by the time of ``done``."""
+
+    step_id: int
+    sampling: list[SequenceStep]
+    tokens: Tensor
+    refused: dict[int, str]
+    done: torch.cuda.Event | None
+    result: StepResult | None = None
+
+
+class DeviceSteps:
+    """Launches and collects steps over a :class:`StepExecutor`'s rows, cache and model."""
+
+    def __init__(
+        self,
+        executor: StepExecutor,
+        rows: DeviceRows,
+        batch: DecodeBatch,
+        graphs: DecodeGraphs,
+        chunks: ChunkGraphs,
+    ) -> None:
+        self._executor, self._rows, self._batch = executor, rows, batch
+        self._graphs, self._chunks = graphs, chunks
+        self._device = rows.last_tokens.device
+        self._launched: deque[_Launched] = deque()
+
+    @torch.inference_mode()
+    def launch(self, step: StepInput) -> None:
+        executor = self._executor
+        refused = executor.apply(step)
+        self._rows.follow(step)
+        if not step.sequences:
+            result = StepResult(step.step_id, [], refused)
+            self._launched.append(_Launched(step.step_id, [], torch.empty(0), refused, None, result))
+        elif any(_needs_reference(executor.rows.params_of(s.seq_id), s.sample) for s in step.sequences):
+            self._launched.append(self._run_reference(step, refused))
+        else:
+            self._launched.append(self._run(step, refused))
+
+    def collect(self) -> StepResult:
+        return self._resolve(self._launched.popleft())
+
+    def shutdown(self) -> None:
+        self._launched.clear()
+
+    def _run(self, step: StepInput, refused: dict[int, str]) -> _Launched:
+        steps = step.sequences
+        sampling = [s for s in steps if s.sample]
+        index = self._executor.rows.indices([s.seq_id for s in sampling])
+        ends = np.array([s.num_computed_tokens + s.num_new_tokens for s in sampling], dtype=np.int64)
+        places = upload(np.stack([index, ends]), self._device)
+        replay = self._all_decodes(steps, sampling, index)
+        hidden = self._decode(places) if replay else self._forward(steps)
+        tokens = self._sample(hidden, places, index) if sampling else places
+        self._executor.rows.put_tokens(index, ends, _IN_FLIGHT)
+        return self._to_host(step.step_id, sampling, tokens, refused)
+
+    def _all_decodes(
+        self, steps: list[SequenceStep], sampling: list[SequenceStep], index: NDArray[np.int64]
+    ) -> bool:
+        """Whether each sequence computes its last sampled token alone and samples the next."""
+        if len(sampling) < len(steps) or len(steps) > self._graphs.most:
+            return False
+        lens = self._executor.rows.start_lens[index].tolist()
+        return all(
+            s.num_new_tokens == 1 and s.num_computed_tokens >= n for s, n in zip(steps, lens, strict=True)
+        )
+
+    def _decode(self, places: Tensor) -> Tensor:
+        count = places.shape[1]
+        size = self._graphs.padded(count)
+        self._batch.fill(self._rows, places, self._executor.inputs.block_size, size)
+        return self._graphs.run(size)[:count]
+
+    def _forward(self, steps: list[SequenceStep]) -> Tensor:
+        """Hidden states of the tokens after which something is sampled."""
+        executor = self._executor
+        layout = executor.inputs.lay_out(executor.rows, steps)
+        size = self._chunks.padded(layout)
+        inputs = executor.inputs.place(layout) if size is None else self._chunks.fill(size, layout)
+        unknown = np.flatnonzero(layout.token_ids == _IN_FLIGHT)
+        if len(unknown):
+            sequences = np.searchsorted(layout.last_tokens, unknown)
+            index = executor.rows.indices([steps[i].seq_id for i in sequences])
+            places, rows = upload(np.stack([unknown, index]), self._device)
+            inputs.token_ids.index_copy_(0, places, self._rows.last_tokens.index_select(0, rows))
+        hidden = executor.model(inputs, executor.cache.layers) if size is None else self._chunks.run(size)
+        chosen = [i for i, step in enumerate(steps) if step.sample]
+        return hidden.index_select(0, upload(layout.last_tokens[chosen], self._device))
+
+    def _sample(self, hidden: Tensor, places: Tensor, index: NDArray[np.int64]) -> Tensor:
+        params = self._executor.rows.params
+        filtered = any(_filters(params[row]) for row in index)
+        columns = self._rows.sampling_columns(places)
+        logits = self._executor.model.raw_logits(hidden)
+        tokens, _ = sample(logits, columns, filtered=filtered, logprobs=False)
+        self._rows.put_tokens(places[0], tokens)
+        return tokens
+
+    def _to_host(
+        self, step_id: int, sampling: list[SequenceStep], tokens: Tensor, refused: dict[int, str]
+    ) -> _Launched:
+        if self._device.type != "cuda":
+            return _Launched(step_id, sampling, tokens.clone(), refused, None)
+        host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+        host.copy_(tokens, non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record()
+        return _Launched(step_id, sampling, host, refused, done)
+
+    def _run_reference(self, step: StepInput, refused: dict[int, str]) -> _Launched:
+        """Waits for all steps before, as the reference reads every token of a sequence on the host."""
+        for launched in self._launched:
+            self._resolve(launched)
+        executor = self._executor
+        result = executor.compute(step, refused)
+        index = executor.rows.indices([s.seq_id for s in step.sequences if s.sample])
+        ends = [s.num_computed_tokens + s.num_new_tokens for s in step.sequences if s.sample]
+        tokens = executor.rows.token_ids[index, ends].astype(np.int64)
+        self._rows.put_tokens(*upload(np.stack([index, tokens]), self._device))
+        return _Launched(step.step_id, [], torch.empty(0), refused, None, result)
+
+    def _resolve(self, launched: _Launched) -> StepResult:
+        """Wait for a step and make its tokens known to the host's rows."""
+        if launched.result is None:
+            if launched.done is not None:
+                launched.done.synchronize()
+            launched.result = self._result(launched, launched.tokens.tolist() if launched.sampling else [])
+        return launched.result
+
+    def _result(self, launched: _Launched, tokens: list[int]) -> StepResult:
+        rows, refused = self._executor.rows, launched.refused
+        failed, sampled = dict(refused), []
+        for step, token in zip(launched.sampling, tokens, strict=True):
+            if rows.is_live(step.seq_id):
+                rows.put_token(step.seq_id, step.num_computed_tokens + step.num_new_tokens, max(token, 0))
+            if token < 0:
+                failed.setdefault(step.seq_id, NOT_A_NUMBER)
+            elif step.seq_id not in refused:
+                sampled.append(SampledToken(step.seq_id, token))
+        return StepResult(launched.step_id, sampled, failed)
+
+
+def _needs_reference(params: SamplingParams, samples: bool) -> bool:
+    """Whether the sampling kernels lack something that a sequence asks for."""
+    if params.prompt_logprobs is not None:
+        return True
+    return samples and (
+        params.logprobs is not None
+        or bool(params.logit_bias)
+        or params.min_tokens > 0
+        or params.repetition_penalty != 1.0
+        or params.frequency_penalty != 0.0
+        or params.presence_penalty != 0.0
+    )
+
+
+def _filters(params: SamplingParams) -> bool:
+    return params.temperature > 0 and (params.top_k > 0 or params.top_p < 1 or params.min_p > 0)

@@ -1,0 +1,36 @@
+"""Steps on a CPU: one after another on a thread of their own, while the engine schedules the next."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+from octavo_engine.messages import StepInput, StepResult
+from octavo_engine.runner.forward import StepExecutor
+
+
+class Steps(Protocol):
+    """How launched steps are carried out, in their order."""
+
+    def launch(self, step: StepInput) -> None: ...
+    def collect(self) -> StepResult: ...
+    def shutdown(self) -> None: ...
+
+
+class ThreadedSteps:
+    """Torch spreads each operator of a step over all cores."""
+
+    def __init__(self, executor: StepExecutor) -> None:
+        self.executor = executor
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="octavo-step")
+        self._launched: deque[Future[StepResult]] = deque()
+
+    def launch(self, step: StepInput) -> None:
+        self._launched.append(self._thread.submit(self.executor.run, step))
+
+    def collect(self) -> StepResult:
+        return self._launched.popleft().result()
+
+    def shutdown(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,262 @@
+"""Steps as a GPU runs them: the same tokens as the reference's, however far launches run ahead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from tests.engine.runner.driver import GREEDY, Driver, distributions, loaded_runner, step_input
+from tests.engine.runner.tiny_models import VOCAB, prompt, reference_logprobs, save
+
+from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from octavo_engine.engine import EngineCore
+from octavo_engine.messages import AddRequest, SequenceStart, SequenceStep, StepInput, StepResult
+from octavo_engine.runner import model_runner
+from octavo_engine.runner.device import chunks
+from octavo_engine.runner.device.decode import graph_sizes
+from octavo_engine.runner.kernels.triton.table import triton_operators
+from octavo_engine.runner.model_runner import ModelRunner
+from octavo_engine.sampling_params import SamplingParams
+
+INTERPRETED = {
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+}
+
+
+@pytest.fixture(
+    scope="module", params=["llama3", "mistral", "biased"] if torch.cuda.is_available() else ["mistral"]
+)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Interpreted kernels are slow: a smaller shape is enough for them."""
+    changes = {} if torch.cuda.is_available() else INTERPRETED
+    return save(request.param, tmp_path_factory.mktemp(request.param), **changes)
+
+
+@pytest.fixture(autouse=True)
+def little_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padding costs the interpreter as much as work."""
+    monkeypatch.setattr(chunks, "_MOST_SEQUENCES", 4)
+
+
+@pytest.fixture
+def runner(folder: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device) -> ModelRunner:
+    """On a machine without a GPU the kernels are interpreted, without graphs."""
+    return device_runner(folder, monkeypatch, device)
+
+
+def device_runner(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device, host_blocks: int = 8
+) -> ModelRunner:
+    if device.type == "cpu":
+        monkeypatch.setattr(model_runner, "operators", triton_operators)
+        monkeypatch.setattr(ModelRunner, "_on_gpu", True)
+    return ready(ModelRunner(configuration(folder, device)), host_blocks)
+
+
+def configuration(folder: Path, device: torch.device, dtype: str = "float32") -> EngineConfig:
+    return EngineConfig(
+        model=ModelConfig(source=str(folder), dtype=dtype, device=device.type),  # type: ignore[arg-type]
+        cache=CacheConfig(block_size=4, num_blocks=64),
+        scheduler=SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=16),
+    )
+
+
+def ready(runner: ModelRunner, host_blocks: int) -> ModelRunner:
+    runner.load()
+    runner.allocate(64, host_blocks)
+    return runner
+
+
+def alone(folder: Path, tokens: list[int], params: SamplingParams, count: int) -> list[int]:
+    """What the reference answers."""
+    return Driver(loaded_runner(folder)).generate([tokens], params, count)[0].output
+
+
+def test_tokens_are_the_references(runner: ModelRunner, folder: Path) -> None:
+    prompts = [prompt(n, seed=n) for n in (3, 17, 9)]
+    together = Driver(runner).generate(prompts, GREEDY, count=5, chunk=7)
+    assert [seq.output for seq in together] == [alone(folder, tokens, GREEDY, 5) for tokens in prompts]
+
+
+def test_a_seeded_sequence_draws_the_same_in_any_batch(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    params = SamplingParams(temperature=1.5, seed=11, top_k=20, top_p=0.9)
+    tokens, other = prompt(6, seed=1), prompt(5, seed=2)
+    single = Driver(device_runner(folder, monkeypatch, device)).generate([tokens], params, 5)
+    double = Driver(device_runner(folder, monkeypatch, device)).generate([other, tokens], params, 5)
+    assert single[0].output == double[1].output
+    assert len(set(single[0].output)) > 1
+
+
+def test_steps_run_ahead_of_what_the_host_knows(runner: ModelRunner, folder: Path) -> None:
+    """Decodes alone, then one beside another sequence's prompt: its token is on the device only."""
+    tokens, late = prompt(6, seed=8), prompt(5, seed=9)
+    start = SequenceStart(0, tokens, 6, GREEDY, [5, 1, 9, 2], 0)
+    runner.launch(step_input(0, starts=[start], sequences=[SequenceStep(0, 0, 6, True, [])]))
+    runner.launch(step_input(1, sequences=[SequenceStep(0, 6, 1, True, [])]))
+    runner.launch(step_input(2, sequences=[SequenceStep(0, 7, 1, True, [])]))
+    second = SequenceStart(1, late, 5, GREEDY, [3, 4], 0)
+    steps = [SequenceStep(0, 8, 1, True, []), SequenceStep(1, 0, 5, True, [])]
+    runner.launch(step_input(3, starts=[second], sequences=steps))
+    runner.launch(step_input(4, sequences=[SequenceStep(1, 5, 1, True, []), SequenceStep(0, 9, 1, True, [])]))
+    found: dict[int, list[int]] = {0: [], 1: []}
+    for _ in range(5):
+        for token in runner.collect().tokens:
+            found[token.seq_id].append(token.token_id)
+    assert found == {0: alone(folder, tokens, GREEDY, 5), 1: alone(folder, late, GREEDY, 2)}
+
+
+def test_the_references_sampling_joins_in_when_a_sequence_asks_for_more(
+    runner: ModelRunner, folder: Path
+) -> None:
+    asking = SamplingParams(temperature=0.0, repetition_penalty=1.3, logprobs=2)
+    tokens, driver = prompt(6, seed=4), Driver(runner)
+    plain, picky = driver.add(tokens), driver.add(tokens, asking)
+    driver.finish_prompts([plain], chunk=6)
+    for _ in range(2):
+        driver.step((plain, 1))
+    driver.step((plain, 1), (picky, 6))
+    for _ in range(3):
+        driver.step((plain, 1), (picky, 1))
+    assert plain.output == alone(folder, tokens, GREEDY, 7)
+    assert picky.output == alone(folder, tokens, asking, 4)
+    assert all(token.logprobs is not None for token in picky.sampled)
+
+
+def test_a_sequence_that_was_preempted_goes_on(runner: ModelRunner, folder: Path) -> None:
+    tokens, driver = prompt(10, seed=4), Driver(runner)
+    seq = driver.add(tokens)
+    driver.finish_prompts([seq], chunk=6)
+    for _ in range(3):
+        driver.step((seq, 1))
+    driver.preempt(seq)
+    driver.step((seq, len(seq.tokens) - 1))
+    for _ in range(3):
+        driver.step((seq, 1))
+    assert seq.output == alone(folder, tokens, GREEDY, len(seq.output))
+
+
+def test_blocks_go_to_the_host_and_come_back_elsewhere(runner: ModelRunner, folder: Path) -> None:
+    tokens = prompt(6, seed=5)
+    start = SequenceStart(0, tokens, 6, GREEDY, [3, 4], 0)
+    runner.launch(step_input(0, starts=[start], sequences=[SequenceStep(0, 0, 6, True, [])]))
+    intruder = SequenceStart(1, prompt(8, seed=6), 8, GREEDY, [3, 4], 0)
+    out = [(3, 2), (4, 0)]
+    runner.launch(step_input(1, swap_out=out, starts=[intruder], sequences=[SequenceStep(1, 0, 8, True, [])]))
+    changes = [(0, 0, 11), (0, 1, 10)]
+    runner.launch(
+        step_input(
+            2,
+            swap_in=[(2, 11), (0, 10)],
+            block_changes=changes,
+            sequences=[SequenceStep(0, 6, 1, True, [])],
+        )
+    )
+    results = [runner.collect() for _ in range(3)]
+    assert [results[i].tokens[0].token_id for i in (0, 2)] == alone(folder, tokens, GREEDY, 2)
+
+
+def test_an_unknown_token_fails_its_own_sequence(runner: ModelRunner, folder: Path) -> None:
+    tokens = prompt(5, seed=3)
+    starts = [
+        SequenceStart(0, tokens, 5, GREEDY, [0, 1], 0),
+        SequenceStart(1, [VOCAB], 1, GREEDY, [2], 0),
+    ]
+    steps = [SequenceStep(0, 0, 5, True, []), SequenceStep(1, 0, 1, True, [])]
+    runner.launch(step_input(0, starts=starts, sequences=steps))
+    result = runner.collect()
+    assert [token.token_id for token in result.tokens] == alone(folder, tokens, GREEDY, 1)
+    assert list(result.failed) == [1]
+
+
+@dataclass
+class Recorded:
+    """Passes on to a runner and notes how many steps are in flight."""
+
+    inner: ModelRunner
+    in_flight: int = 0
+    most: int = 0
+    steps: list[StepInput] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+    def launch(self, step: StepInput) -> None:
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+        self.inner.launch(step)
+
+    def collect(self) -> StepResult:
+        self.in_flight -= 1
+        return self.inner.collect()
+
+
+def test_the_engine_keeps_two_steps_in_flight_and_answers_as_the_reference(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    if device.type == "cpu":
+        monkeypatch.setattr(model_runner, "operators", triton_operators)
+        monkeypatch.setattr(ModelRunner, "_on_gpu", True)
+    config = configuration(folder, device)
+    runner = Recorded(ModelRunner(config))
+    core = EngineCore(config, runner)  # type: ignore[arg-type]
+    core.start()
+    params = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
+    prompts = [prompt(n, seed=n) for n in (3, 21, 9)]
+    for i, tokens in enumerate(prompts):
+        core.add(AddRequest(str(i), tokens, params, 0.0))
+    found: dict[str, list[int]] = {str(i): [] for i in range(len(prompts))}
+    while core.has_work():
+        for output in core.step().outputs:
+            found[output.request_id] += output.token_ids
+    assert list(found.values()) == [alone(folder, tokens, GREEDY, 4) for tokens in prompts]
+    assert runner.most == 2
+
+
+@pytest.mark.gpu
+def test_bfloat16_is_as_near_to_float32_as_transformers_own_bfloat16(
+    folder: Path, device: torch.device
+) -> None:
+    """Of prompts and of tokens decoded by graphs; at most 1.5 times transformers' own mean difference."""
+    driver = Driver(ready(ModelRunner(configuration(folder, device, "bfloat16")), 0))
+    (plain,) = driver.generate([prompt(30, seed=5)], GREEDY, count=12, chunk=8)
+    everything = SamplingParams(temperature=0.0, logprobs=VOCAB, prompt_logprobs=VOCAB)
+    (seq,) = driver.generate([plain.tokens[:40]], everything, count=1, chunk=8)
+    exact = reference_logprobs(folder, seq.tokens[:40], torch.float32)
+    theirs = reference_logprobs(folder, seq.tokens[:40], torch.bfloat16)
+    found = distributions(seq, VOCAB)
+    assert np.abs(found - exact).mean() <= 1.5 * np.abs(theirs - exact).mean()
+    chosen = [exact[29 + i, token] for i, token in enumerate(plain.output[:11])]
+    best = exact[29:40].max(axis=1)
+    assert np.max(best - np.array(chosen)) < 10 * np.abs(theirs - exact).max()
+
+
+@pytest.mark.gpu
+def test_memory_is_measured_and_the_engine_starts_with_what_is_left(
+    folder: Path, device: torch.device
+) -> None:
+    config = msgspec.structs.replace(
+        configuration(folder, device), cache=CacheConfig(block_size=4, gpu_memory_utilization=0.1)
+    )
+    runner = ModelRunner(config)
+    core = EngineCore(config, runner)
+    ready = core.start()
+    total = torch.cuda.get_device_properties(device).total_memory
+    assert 0.05 * total < torch.cuda.memory_reserved(device) < 0.1 * total
+    assert ready.num_blocks > 1000
+
+
+@pytest.mark.parametrize(
+    ("most", "sizes"), [(1, [1]), (3, [1, 2, 3]), (8, [1, 2, 4, 8]), (20, [1, 2, 4, 8, 16, 20])]
+)
+def test_graphs_reach_the_largest_batch(most: int, sizes: list[int]) -> None:
+    assert graph_sizes(most) == sizes
