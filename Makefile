@@ -10,7 +10,7 @@ PINS := requirements/dev.lock requirements/models.lock
 STAMP := .venv/.made-from-$(shell cat pyproject.toml $(PINS) | sha256sum | cut -c1-16)
 UV := $(shell sed -n 's/^uv==\([0-9.]*\).*/uv==\1/p' requirements/dev.lock)
 TYPED := octavo_engine octavo_operator octavo_router e2e images manifests
-PURE := not model and not apiserver and not cluster and not gpu
+PURE := not model and not kernels and not apiserver and not cluster and not gpu
 ARGS ?=
 
 .PHONY: help setup demo demo-down test unit engine-test operator-test e2e lint fmt types contracts bench images \
@@ -53,7 +53,8 @@ test: lint types contracts unit engine-test operator-test e2e ## everything
 unit: setup ## unit tests of all parts
 	$(BIN)/pytest tests -q -n 2 -m "$(PURE)" $(ARGS)
 
-engine-test: setup ## the engine on the CPU with the real model
+engine-test: setup ## the GPU kernels in the interpreter, and the engine on the CPU with the real model
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests -q -n 2 -m "kernels and not gpu" $(ARGS)
 	OMP_NUM_THREADS=2 $(BIN)/pytest tests -q -m model $(ARGS)
 
 operator-test: setup ## operator and chart on a real etcd and kube-apiserver
@@ -80,10 +81,11 @@ types: setup ## mypy, strict
 contracts: setup ## which part may import what
 	$(BIN)/lint-imports
 
-bench: setup ## measure router and operator on this machine, into bench/results and docs/performance.md
+bench: setup ## measure router, operator and engine on this machine, into bench/results and docs/performance.md
 	@$(BIN)/python -m e2e.cluster binaries >/dev/null
 	$(BIN)/python bench/router.py --keep
 	$(BIN)/python bench/reconcile.py
+	$(BIN)/python -m bench.engine_cpu
 	$(BIN)/python bench/render.py
 
 images: setup ## OCI archives of operator, router and engine, without Docker; prints their paths

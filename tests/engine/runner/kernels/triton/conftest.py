@@ -2,12 +2,16 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, so before triton is imported
+
+
+FOLDERS = (Path(__file__).parent, Path(__file__).parents[2] / "device")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -26,6 +30,9 @@ def interpreted_loop_bounds() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(folder in item.path.parents for folder in FOLDERS):
+            item.add_marker(pytest.mark.kernels)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
