@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,12 +79,3 @@ class Kubectl:
                 yield f"http://127.0.0.1:{first.split('127.0.0.1:')[1].split()[0]}"
             finally:
                 process.terminate()
-
-
-def accepts_connections(host: str, port: int) -> bool:
-    """Whether something listens there."""
-    try:
-        with socket.create_connection((host, port), timeout=1):
-            return True
-    except OSError:
-        return False

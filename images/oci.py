@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CHUNK_BYTES = 1 << 20
 MEDIA_TYPE = "application/vnd.oci.image"
 
 

@@ -50,8 +50,3 @@ class SamplingBatch:
     def random_rows(self) -> NDArray[np.int64]:
         """Indices of the sequences that are not greedy."""
         return np.array([i for i, params in enumerate(self.params) if params.temperature > 0], dtype=np.int64)
-
-    @cached_property
-    def most_logprobs(self) -> int | None:
-        """The largest number of alternatives asked for; None when no sequence asks for log probabilities."""
-        return max((p.logprobs for p in self.params if p.logprobs is not None), default=None)
