@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+Windows = tuple[int | None, ...]  # sliding windows in tokens; None: everything is seen
+
 
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
@@ -33,11 +35,22 @@ class DecoderConfig:
     max_positions: int
     rope: RopeConfig = RopeConfig()
     tie_embeddings: bool = False
-    attention_bias: bool = False
+    activation: str = "silu"  # a name of :mod:`octavo_engine.runner.kernels.activation`
+    qkv_bias: bool = False
+    output_bias: bool = False  # of attention
     mlp_bias: bool = False
-    sliding_window: int | None = None
+    qk_norm: bool = False  # queries and keys are RMS-normed over the head
+    layer_windows: Windows = ()  # sliding window of each layer in tokens; empty: none has one
     eos_token_ids: tuple[int, ...] = ()
     dtype: str | None = None  # the checkpoint's own
+
+    @property
+    def windows(self) -> Windows:
+        """The sliding windows in use, each once; None: a layer sees everything."""
+        return tuple(dict.fromkeys(self.layer_windows)) or (None,)
+
+    def window_of(self, layer: int) -> int | None:
+        return self.layer_windows[layer] if self.layer_windows else None
 
     @property
     def num_parameters(self) -> int:

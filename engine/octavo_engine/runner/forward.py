@@ -18,7 +18,7 @@ from octavo_engine.messages import (
 )
 from octavo_engine.runner.inputs import ForwardInputs, InputBuilder
 from octavo_engine.runner.kv_cache import KVCache
-from octavo_engine.runner.models.registry import CausalModel
+from octavo_engine.runner.models.family import CausalModel
 from octavo_engine.runner.prompt_logprobs import prompt_logprobs
 from octavo_engine.runner.rows import RowTable
 from octavo_engine.runner.sampler import Sampled, Sampler

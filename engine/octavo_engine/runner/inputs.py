@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from octavo_engine.messages import SequenceStep
+from octavo_engine.runner.architecture import Windows
 from octavo_engine.runner.kernels.attention import SequenceLayout
-from octavo_engine.runner.kernels.ops import Operators
+from octavo_engine.runner.kernels.ops import Operators, Plans
 from octavo_engine.runner.kernels.upload import upload
 from octavo_engine.runner.rows import RowTable
 
@@ -26,7 +26,7 @@ class ForwardInputs:
     token_ids: Tensor
     positions: Tensor
     slot_mapping: Tensor
-    plan: Any  # of the operators' plan_attention
+    plans: Plans  # for each window of the model's layers
     last_tokens: NDArray[np.int64]  # [sequences] index of each sequence's last token in the batch
 
 
@@ -45,7 +45,7 @@ class StepLayout:
 class InputBuilder:
     block_size: int
     null_slot: int
-    window: int | None
+    windows: Windows  # of the model's layers
     device: torch.device
     ops: Operators
 
@@ -58,7 +58,7 @@ class InputBuilder:
             upload(layout.token_ids, self.device),
             upload(layout.positions, self.device),
             upload(layout.slots, self.device),
-            self.ops.plan_attention(layout.sequences, self.window),
+            self.ops.plan_attention(layout.sequences, self.windows),
             layout.last_tokens,
         )
 

@@ -20,6 +20,8 @@ from octavo_engine.runner.kernels.cache import copy_blocks
 from octavo_engine.runner.kernels.ops import Operators
 from octavo_engine.runner.kernels.upload import upload
 
+LayerCache = tuple[Tensor, Tensor]  # keys and values of a layer
+
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:

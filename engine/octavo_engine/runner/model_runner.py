@@ -15,12 +15,12 @@ from octavo_engine.runner.kv_cache import KVCache
 from octavo_engine.runner.layers.context import LayerContext
 from octavo_engine.runner.limits import model_length
 from octavo_engine.runner.memory import blocks_that_fit, check_weights_fit
-from octavo_engine.runner.models.llama import cache_shape, head_shape
 from octavo_engine.runner.models.registry import build_model
 from octavo_engine.runner.parallel.group import ParallelGroup, SoloGroup
 from octavo_engine.runner.placement import choose_device, choose_dtype
 from octavo_engine.runner.rows import RowTable
 from octavo_engine.runner.sampler import Sampler
+from octavo_engine.runner.shapes import cache_shape, head_shape
 from octavo_engine.runner.threaded_steps import Steps, ThreadedSteps
 from octavo_engine.runner.weights.checkpoint import Checkpoint, open_checkpoint
 from octavo_engine.runner.weights.dummy import fill_randomly
@@ -111,7 +111,7 @@ class ModelRunner:
             self._model,
             cache,
             RowTable(self._max_model_len, block_size, self._config.model.seed),
-            InputBuilder(block_size, cache.null_slot, self._model_config.sliding_window, ctx.device, ctx.ops),
+            InputBuilder(block_size, cache.null_slot, self._model_config.windows, ctx.device, ctx.ops),
             Sampler(self._model_config.eos_token_ids),
             self._model_config.vocab_size,
         )

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
-    LlamaForCausalLM,
     MistralConfig,
-    MistralForCausalLM,
+    Qwen2Config,
+    Qwen3Config,
 )
 
 VOCAB = 96
@@ -48,7 +48,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama2": {},
     "llama3": {"num_key_value_heads": 2, "rope_parameters": _LLAMA3},
     "smollm2": {
-        "hidden_size": 72,
+        "hidden_size": 144,
         "num_attention_heads": 9,
         "num_key_value_heads": 3,
         "tie_word_embeddings": True,
@@ -58,18 +58,35 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "linear": {"rope_parameters": _rope("linear", factor=4.0)},
     "dynamic": {"rope_parameters": _rope("dynamic", factor=4.0)},
     "yarn": {"rope_parameters": _rope("yarn", factor=4.0, original_max_position_embeddings=32)},
+    "gelu": {"hidden_act": "gelu_pytorch_tanh"},
     "mistral": {"num_key_value_heads": 2, "sliding_window": 9},
+    "qwen2": {"num_key_value_heads": 2, "tie_word_embeddings": True},
+    "qwen2-windowed": {
+        "num_attention_heads": 6,
+        "hidden_size": 96,
+        "num_key_value_heads": 2,
+        "use_sliding_window": True,
+        "sliding_window": 6,
+        "max_window_layers": 1,
+    },
+    "qwen3": {"head_dim": 32, "num_key_value_heads": 1, "tie_word_embeddings": True},
+    "qwen3-windowed": {
+        "head_dim": 16,
+        "attention_bias": True,
+        "use_sliding_window": True,
+        "sliding_window": 7,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
 }
+_CONFIGS = {"mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
 
 
-def build(family: str, seed: int = 0, **changes: int) -> Any:
+def build(family: str, seed: int = 0, **changes: Any) -> Any:
     """A model in float32 whose norms and biases are not trivial either."""
     torch.manual_seed(seed)
     settings = _SHAPE | FAMILIES[family] | changes
-    if family == "mistral":
-        model = MistralForCausalLM(MistralConfig(**settings, attn_implementation="eager"))
-    else:
-        model = LlamaForCausalLM(LlamaConfig(**settings, attn_implementation="eager"))
+    config = _CONFIGS.get(family.split("-", maxsplit=1)[0], LlamaConfig)
+    model = AutoModelForCausalLM.from_config(config(**settings, attn_implementation="eager"))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
@@ -77,7 +94,7 @@ def build(family: str, seed: int = 0, **changes: int) -> Any:
     return model.eval()
 
 
-def save(family: str, folder: Path, *, max_shard_size: str = "1GB", **changes: int) -> Path:
+def save(family: str, folder: Path, *, max_shard_size: str = "1GB", **changes: Any) -> Path:
     build(family, **changes).save_pretrained(folder, max_shard_size=max_shard_size)
     return folder
 

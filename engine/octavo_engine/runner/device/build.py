@@ -24,11 +24,11 @@ def device_steps(
     model, caches, inputs = executor.model, executor.cache.layers, executor.inputs
     rows, max_blocks = DeviceRows(executor.rows, device), executor.rows.block_tables.shape[1]
     batch = DecodeBatch.allocate(config.scheduler.max_num_seqs, max_blocks, device)
-    graphs = DecodeGraphs(model, caches, batch, heads, inputs.window)
+    graphs = DecodeGraphs(model, caches, batch, heads, inputs.windows)
     batch.fill(rows, torch.zeros(2, 0, dtype=torch.int64, device=device), inputs.block_size, graphs.most)
     eager = config.model.enforce_eager
     sizes = [] if eager else chunk_sizes(config.scheduler.max_num_batched_tokens)
-    chunks = ChunkGraphs(model, caches, sizes, max_blocks, heads, inputs.window, device)
+    chunks = ChunkGraphs(model, caches, sizes, max_blocks, heads, inputs.windows, device)
     capture = Capture(enabled=device.type == "cuda" and not eager)
     chunks.prepare(capture)
     graphs.prepare(capture)

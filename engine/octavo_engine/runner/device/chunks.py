@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from octavo_engine.runner.architecture import Windows
 from octavo_engine.runner.device.capture import Capture, Forward
 from octavo_engine.runner.inputs import ForwardInputs, StepLayout
 from octavo_engine.runner.kernels.ops import HeadShape
 from octavo_engine.runner.kernels.triton.attention import PagedPlan
 from octavo_engine.runner.kernels.triton.prefill import PrefillTiles, default_config, plan_tiles
 from octavo_engine.runner.kernels.upload import upload
-from octavo_engine.runner.models.llama import LayerCache
-from octavo_engine.runner.models.registry import CausalModel
+from octavo_engine.runner.kv_cache import LayerCache
+from octavo_engine.runner.models.family import CausalModel
 
 _TOKENS = (16, 32, 64, 128, 256, 384, 512, 768, 1024)  # with more, the device is the slower one
 _MOST_SEQUENCES = 64
@@ -41,16 +42,20 @@ class ChunkBatch:
     inputs: ForwardInputs
 
     @classmethod
-    def allocate(cls, size: int, tables: Tensor, heads: HeadShape, window: int | None) -> ChunkBatch:
+    def allocate(cls, size: int, tables: Tensor, heads: HeadShape, windows: Windows) -> ChunkBatch:
         device, config = tables.device, default_config(heads.head_dim, size)
         tokens = max(1, config.rows // (heads.heads // heads.kv_heads))
         most_tiles = -(-size // tokens) + tables.shape[0]
         whole = torch.zeros(3, size, dtype=torch.int64, device=device)
         whole[2] = -1
         tiles = PrefillTiles(torch.zeros(4, most_tiles, dtype=torch.int32, device=device), tokens, config)
-        plan = PagedPlan(tables, tables[:, 0], 0, None, tiles, window)
+        plan = PagedPlan(tables, tables[:, 0], 0, None, tiles)
         return cls(
-            whole, tiles, ForwardInputs(whole[0], whole[1], whole[2], plan, np.empty(0, dtype=np.int64))
+            whole,
+            tiles,
+            ForwardInputs(
+                whole[0], whole[1], whole[2], plan.for_windows(windows), np.empty(0, dtype=np.int64)
+            ),
         )
 
     def fill(self, layout: StepLayout) -> None:
@@ -76,12 +81,12 @@ class ChunkGraphs:
         sizes: list[int],
         max_blocks: int,
         heads: HeadShape,
-        window: int | None,
+        windows: Windows,
         device: torch.device,
     ) -> None:
         self._model, self._caches, self._sizes = model, caches, sizes
         self._tables = torch.zeros(_MOST_SEQUENCES, max_blocks, dtype=torch.int32, device=device)
-        self._batches = {size: ChunkBatch.allocate(size, self._tables, heads, window) for size in sizes}
+        self._batches = {size: ChunkBatch.allocate(size, self._tables, heads, windows) for size in sizes}
         self._runs: dict[int, Forward] = {}
 
     def prepare(self, capture: Capture) -> None:

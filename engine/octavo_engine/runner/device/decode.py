@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from octavo_engine.runner.architecture import Windows
 from octavo_engine.runner.device.capture import Capture, Forward
 from octavo_engine.runner.device.rows import DeviceRows
 from octavo_engine.runner.inputs import ForwardInputs
@@ -16,8 +17,8 @@ from octavo_engine.runner.kernels.ops import HeadShape
 from octavo_engine.runner.kernels.triton.attention import PagedPlan
 from octavo_engine.runner.kernels.triton.decode import DecodeScratch
 from octavo_engine.runner.kernels.triton.inputs import expand_decodes
-from octavo_engine.runner.models.llama import LayerCache
-from octavo_engine.runner.models.registry import CausalModel
+from octavo_engine.runner.kv_cache import LayerCache
+from octavo_engine.runner.models.family import CausalModel
 
 _SMALL_SIZES = (1, 2, 4)
 _STRIDE = 8
@@ -70,9 +71,9 @@ class DecodeGraphs:
         caches: list[LayerCache],
         batch: DecodeBatch,
         heads: HeadShape,
-        window: int | None,
+        windows: Windows,
     ) -> None:
-        self._model, self._caches, self._batch, self._window = model, caches, batch, window
+        self._model, self._caches, self._batch, self._windows = model, caches, batch, windows
         most, device = batch.token_ids.shape[0], batch.token_ids.device
         self._sizes = graph_sizes(most)
         self._scratch = DecodeScratch.allocate(most, heads.heads, heads.kv_heads, heads.head_dim, device)
@@ -97,8 +98,9 @@ class DecodeGraphs:
 
     def _forward(self, size: int) -> Tensor:
         batch = self._batch
-        plan = PagedPlan(batch.tables[:size], batch.contexts[:size], size, self._scratch, None, self._window)
+        plan = PagedPlan(batch.tables[:size], batch.contexts[:size], size, self._scratch, None)
+        plans = plan.for_windows(self._windows)
         inputs = ForwardInputs(
-            batch.token_ids[:size], batch.positions[:size], batch.slots[:size], plan, _NO_TOKENS
+            batch.token_ids[:size], batch.positions[:size], batch.slots[:size], plans, _NO_TOKENS
         )
         return self._model(inputs, self._caches)

@@ -14,7 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from octavo_engine.runner.architecture import Windows
 from octavo_engine.runner.kernels import activation, attention, cache, norm, rope
+
+Plans = dict[int | None, Any]  # by the sliding window of a layer
 
 
 class RopeAndCache(Protocol):
@@ -46,14 +49,16 @@ class HeadShape:
 
 @dataclass(frozen=True, slots=True)
 class Operators:
-    """``plan_attention`` (layout, window) gives the plan for ``paged_attention``; it is made once a step."""
+    """``plan_attention`` (layout, windows) gives what ``paged_attention`` wants for layers of each window;
+    made once a step. ``gated`` (x, weight, bias, activation) is ``act(gate) * up`` of two fused projections.
+    """
 
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    gated_silu: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    gated: Callable[[Tensor, Tensor, Tensor | None, str], Tensor]
     rope_and_cache: RopeAndCache
-    plan_attention: Callable[[attention.SequenceLayout, int | None], Any]
+    plan_attention: Callable[[attention.SequenceLayout, Windows], Plans]
     paged_attention: Callable[[Tensor, Tensor, Tensor, Any, float], Tensor]
     copy_blocks: Callable[[Tensor, Tensor, Tensor, Tensor], None]
 
@@ -73,16 +78,16 @@ def torch_operators(device: torch.device) -> Operators:
         norm.rms_norm,
         norm.add_rms_norm,
         F.linear,
-        _gated_silu,
+        _gated,
         _rope_and_cache,
-        lambda layout, window: attention.plan_attention(layout, window, device),
+        lambda layout, windows: {w: attention.plan_attention(layout, w, device) for w in windows},
         attention.paged_attention,
         cache.copy_blocks,
     )
 
 
-def _gated_silu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return activation.silu_and_mul(F.linear(x, weight, bias))
+def _gated(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str) -> Tensor:
+    return activation.gate(F.linear(x, weight, bias), kind)
 
 
 def _rope_and_cache(

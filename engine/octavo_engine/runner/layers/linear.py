@@ -26,9 +26,9 @@ class ColumnParallelLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self._ops.linear(x, self.weight, self.bias)
 
-    def gated_silu(self, x: Tensor) -> Tensor:
-        """``silu(gate) * up`` of two fused projections: [tokens, in] -> [tokens, half of the output]."""
-        return self._ops.gated_silu(x, self.weight, self.bias)
+    def gated(self, x: Tensor, activation: str) -> Tensor:
+        """``act(gate) * up`` of two fused projections: [tokens, in] -> [tokens, half of the output]."""
+        return self._ops.gated(x, self.weight, self.bias, activation)
 
     def slots(self, *names: str) -> dict[str, WeightSlot]:
         """Slots for the projections' checkpoint names, in the order of ``shards``."""

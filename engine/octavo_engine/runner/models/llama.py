@@ -1,142 +1,18 @@
-"""The Llama family: Llama 2 and 3, SmolLM2, Mistral (sliding window) and what shares their shape."""
+"""Llama 2 and 3.x, SmolLM and SmolLM2, and what else calls itself Llama."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from octavo_engine.runner.architecture import DecoderConfig
-from octavo_engine.runner.inputs import ForwardInputs
-from octavo_engine.runner.kernels.ops import HeadShape
-from octavo_engine.runner.kv_cache import CacheShape
-from octavo_engine.runner.layers.context import LayerContext
-from octavo_engine.runner.layers.embedding import VocabParallelEmbedding
-from octavo_engine.runner.layers.linear import ColumnParallelLinear, RowParallelLinear
-from octavo_engine.runner.layers.norm import RMSNorm
-from octavo_engine.runner.layers.rotary import RotaryTable
-from octavo_engine.runner.weights.slots import WeightSlot
-
-LayerCache = tuple[Tensor, Tensor]
-Rotation = tuple[Tensor, Tensor]
+from octavo_engine.runner.models.family import Family
 
 
-class LlamaAttention(nn.Module):
-    def __init__(self, config: DecoderConfig, ctx: LayerContext) -> None:
-        super().__init__()
-        self._dim, self._ops = config.head_dim, ctx.ops
-        q = ctx.shard(config.num_heads * self._dim, self._dim)
-        kv = ctx.kv_shard(config.num_kv_heads, self._dim)
-        self._heads, self._kv_heads = q.length // self._dim, kv.length // self._dim
-        self.qkv = ColumnParallelLinear(ctx, config.hidden_size, [q, kv, kv], config.attention_bias)
-        self.out = RowParallelLinear(ctx, q, config.hidden_size, config.attention_bias)
-
-    def forward(self, x: Tensor, rotation: Rotation, cache: LayerCache, inputs: ForwardInputs) -> Tensor:
-        qkv: Tensor = self.qkv(x).view(-1, self._heads + 2 * self._kv_heads, self._dim)
-        q = self._ops.rope_and_cache(qkv, *rotation, *cache, inputs.slot_mapping)
-        attended = self._ops.paged_attention(q, *cache, inputs.plan, self._dim**-0.5)
-        out: Tensor = self.out(attended.flatten(1))
-        return out
-
-    def slots(self, name: str) -> dict[str, WeightSlot]:
-        qkv = self.qkv.slots(f"{name}.q_proj", f"{name}.k_proj", f"{name}.v_proj")
-        return qkv | self.out.slots(f"{name}.o_proj")
+def _refine(config: DecoderConfig, raw: Mapping[str, Any]) -> DecoderConfig:
+    attention, mlp = bool(raw.get("attention_bias")), bool(raw.get("mlp_bias"))
+    return replace(config, qkv_bias=attention, output_bias=attention, mlp_bias=mlp)
 
 
-class LlamaMLP(nn.Module):
-    def __init__(self, config: DecoderConfig, ctx: LayerContext) -> None:
-        super().__init__()
-        shard = ctx.shard(config.intermediate_size)
-        self.gate_up = ColumnParallelLinear(ctx, config.hidden_size, [shard, shard], config.mlp_bias)
-        self.down = RowParallelLinear(ctx, shard, config.hidden_size, config.mlp_bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down(self.gate_up.gated_silu(x))
-        return out
-
-    def slots(self, name: str) -> dict[str, WeightSlot]:
-        gate_up = self.gate_up.slots(f"{name}.gate_proj", f"{name}.up_proj")
-        return gate_up | self.down.slots(f"{name}.down_proj")
-
-
-class LlamaLayer(nn.Module):
-    def __init__(self, config: DecoderConfig, ctx: LayerContext) -> None:
-        super().__init__()
-        self.attention_norm = RMSNorm(ctx, config.hidden_size, config.rms_norm_eps)
-        self.attention = LlamaAttention(config, ctx)
-        self.mlp_norm = RMSNorm(ctx, config.hidden_size, config.rms_norm_eps)
-        self.mlp = LlamaMLP(config, ctx)
-
-    def forward(
-        self,
-        x: Tensor,
-        residual: Tensor | None,
-        rotation: Rotation,
-        cache: LayerCache,
-        inputs: ForwardInputs,
-    ) -> tuple[Tensor, Tensor]:
-        if residual is None:
-            normed, residual = self.attention_norm(x), x
-        else:
-            normed, residual = self.attention_norm.add(x, residual)
-        x = self.attention(normed, rotation, cache, inputs)
-        normed, residual = self.mlp_norm.add(x, residual)
-        return self.mlp(normed), residual
-
-    def slots(self, name: str) -> dict[str, WeightSlot]:
-        return (
-            self.attention_norm.slots(f"{name}.input_layernorm")
-            | self.attention.slots(f"{name}.self_attn")
-            | self.mlp_norm.slots(f"{name}.post_attention_layernorm")
-            | self.mlp.slots(f"{name}.mlp")
-        )
-
-
-class LlamaModel(nn.Module):
-    """Token ids to final hidden states to logits, over a paged KV cache."""
-
-    def __init__(self, config: DecoderConfig, ctx: LayerContext, max_model_len: int) -> None:
-        super().__init__()
-        self.embedding = VocabParallelEmbedding(ctx, config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(LlamaLayer(config, ctx) for _ in range(config.num_layers))
-        self.norm = RMSNorm(ctx, config.hidden_size, config.rms_norm_eps)
-        tied = config.tie_embeddings
-        self.head = (
-            self.embedding if tied else VocabParallelEmbedding(ctx, config.vocab_size, config.hidden_size)
-        )
-        self._tied = tied
-        self._rotary = RotaryTable(config, max_model_len, ctx.device)
-
-    def forward(self, inputs: ForwardInputs, caches: list[LayerCache]) -> Tensor:
-        """Hidden states [tokens, hidden], normed, of the step's tokens; writes their keys and values."""
-        rotation = self._rotary.at(inputs.positions)
-        x: Tensor = self.embedding(inputs.token_ids)
-        residual: Tensor | None = None
-        for layer, cache in zip(self.layers, caches, strict=True):
-            x, residual = layer(x, residual, rotation, cache, inputs)
-        assert residual is not None
-        return self.norm.add(x, residual)[0]
-
-    def raw_logits(self, hidden: Tensor) -> Tensor:
-        return self.head.logits(hidden)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self.head.logits(hidden).to(torch.float32)
-
-    def weight_slots(self) -> dict[str, WeightSlot]:
-        """Where each tensor of the checkpoint goes, by transformers' names."""
-        slots = self.embedding.slots("model.embed_tokens") | self.norm.slots("model.norm")
-        for index, layer in enumerate(self.layers):
-            assert isinstance(layer, LlamaLayer)
-            slots |= layer.slots(f"model.layers.{index}")
-        return slots if self._tied else slots | self.head.slots("lm_head")
-
-
-def cache_shape(config: DecoderConfig, ctx: LayerContext, block_size: int) -> CacheShape:
-    kv_heads = ctx.kv_shard(config.num_kv_heads, config.head_dim).length // config.head_dim
-    return CacheShape(config.num_layers, block_size, kv_heads, config.head_dim, ctx.dtype)
-
-
-def head_shape(config: DecoderConfig, ctx: LayerContext) -> HeadShape:
-    """The attention heads of this rank."""
-    heads = ctx.shard(config.num_heads * config.head_dim, config.head_dim).length // config.head_dim
-    return HeadShape(heads, cache_shape(config, ctx, 1).kv_heads, config.head_dim)
+LLAMA = Family("LlamaForCausalLM", _refine, "llama", interleaved=True)

@@ -11,6 +11,7 @@ from octavo_engine.errors import ConfigError
 from octavo_engine.gguf_header import read_gguf
 from octavo_engine.model_source import ModelFiles, resolve
 from octavo_engine.runner.architecture import DecoderConfig
+from octavo_engine.runner.models.registry import family_of
 from octavo_engine.runner.weights.gguf import GGUFSource, rope_factors
 from octavo_engine.runner.weights.gguf_config import gguf_config
 from octavo_engine.runner.weights.hf_config import hf_config
@@ -41,7 +42,8 @@ def _open_folder(files: ModelFiles) -> Checkpoint:
 def _open_gguf(path: Path) -> Checkpoint:
     header = read_gguf(path)
     config = gguf_config(header, rope_factors(path, header))
-    return Checkpoint(config, lambda: GGUFSource(path, header, config.head_dim))
+    interleaved = family_of(config.architecture).interleaved
+    return Checkpoint(config, lambda: GGUFSource(path, header, config.head_dim, interleaved=interleaved))
 
 
 def _check_format(model: ModelConfig, files: ModelFiles) -> None:

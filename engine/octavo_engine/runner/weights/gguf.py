@@ -1,6 +1,7 @@
 """GGUF files: tensors are dequantized once at load, by the ``gguf`` package's vectorized dequantizers.
 
-llama.cpp permutes the rows of the query and key projections for its rotary embedding; that is undone here.
+llama.cpp permutes the rows of the query and key projections of some families for its rotary embedding;
+that is undone here.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _PARTS = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
     "attn_output": "self_attn.o_proj",
     "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",
@@ -38,8 +41,8 @@ _PERMUTED = (".q_proj.", ".k_proj.")
 class GGUFSource:
     """A checkpoint over one memory-mapped GGUF file, under transformers' tensor names."""
 
-    def __init__(self, path: Path, header: GGUFHeader, head_dim: int) -> None:
-        self._head_dim = head_dim
+    def __init__(self, path: Path, header: GGUFHeader, head_dim: int, *, interleaved: bool = True) -> None:
+        self._head_dim, self._permuted = head_dim, _PERMUTED if interleaved else ()
         self._file = np.memmap(path, dtype=np.uint8, mode="r")
         found = {_transformers_name(tensor.name): tensor for tensor in header.tensors}
         self._tensors = {name: tensor for name, tensor in found.items() if name}
@@ -53,7 +56,7 @@ class GGUFSource:
     def read(self, name: str, dim: int, shard: Shard | None) -> Tensor:
         rows = slice(shard.start, shard.start + shard.length) if shard and dim == 0 else slice(None)
         values = dequantize(self._file, self._tensors[name], rows)
-        if any(mark in name for mark in _PERMUTED):
+        if any(mark in name for mark in self._permuted):
             values = unpermute(values, self._head_dim)
         found = torch.from_numpy(values)
         return found.narrow(dim, shard.start, shard.length) if shard and dim else found
@@ -81,6 +84,8 @@ def dequantize(file: NDArray[np.uint8], tensor: TensorInfo, rows: slice = slice(
         shape = gguf.quant_shape_to_byte_shape(tensor.shape, kind)
         size = math.prod(shape)
         raw = file[tensor.offset : tensor.offset + size].reshape(shape)
+        if raw.ndim == 1:  # one row, which is cut as numbers
+            return np.require(gguf.dequantize(raw, kind)[rows], np.float32, ["C", "W"])
         return np.require(gguf.dequantize(raw[rows], kind), np.float32, ["C", "W"])
     except (NotImplementedError, ValueError) as error:
         raise ModelError(

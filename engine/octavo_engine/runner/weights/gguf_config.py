@@ -8,8 +8,9 @@ from typing import Any
 from octavo_engine.errors import ModelError
 from octavo_engine.gguf_header import GGUFHeader
 from octavo_engine.runner.architecture import DecoderConfig, RopeConfig
+from octavo_engine.runner.models.family import with_window
+from octavo_engine.runner.models.registry import gguf_family
 
-_ARCHITECTURES = {"llama": "LlamaForCausalLM"}
 _END_TOKENS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
@@ -33,14 +34,11 @@ def gguf_config(header: GGUFHeader, rope_factors: list[float] | None) -> Decoder
     """
     meta = _Metadata(header.metadata)
     kind = str(meta.need("general.architecture"))
-    if kind not in _ARCHITECTURES:
-        raise ModelError(
-            f"The GGUF architecture {kind!r} is not known; known is {', '.join(_ARCHITECTURES)}."
-        )
+    family = gguf_family(kind)
     shapes = {tensor.name: tensor.shape for tensor in header.tensors}
     hidden, heads = int(meta.need(f"{kind}.embedding_length")), int(meta.need(f"{kind}.attention.head_count"))
-    return DecoderConfig(
-        architecture=_ARCHITECTURES[kind],
+    config = DecoderConfig(
+        architecture=family.architecture,
         vocab_size=_vocab_size(meta, kind, shapes),
         hidden_size=hidden,
         intermediate_size=int(meta.need(f"{kind}.feed_forward_length")),
@@ -52,10 +50,13 @@ def gguf_config(header: GGUFHeader, rope_factors: list[float] | None) -> Decoder
         max_positions=int(meta.need(f"{kind}.context_length")),
         rope=_rope(meta, kind, rope_factors),
         tie_embeddings="output.weight" not in shapes,
-        attention_bias="blk.0.attn_q.bias" in shapes,
-        sliding_window=meta.get(f"{kind}.attention.sliding_window"),
+        qkv_bias="blk.0.attn_q.bias" in shapes,
+        output_bias="blk.0.attn_output.bias" in shapes,
+        mlp_bias="blk.0.ffn_down.bias" in shapes,
+        qk_norm="blk.0.attn_q_norm.weight" in shapes,
         eos_token_ids=_end_tokens(meta),
     )
+    return with_window(config, meta.get(f"{kind}.attention.sliding_window"))
 
 
 def _vocab_size(meta: _Metadata, kind: str, shapes: dict[str, tuple[int, ...]]) -> int:

@@ -9,16 +9,18 @@ from typing import Any
 from octavo_engine.errors import ModelError
 from octavo_engine.model_source import ModelFiles
 from octavo_engine.runner.architecture import DecoderConfig, RopeConfig
-from octavo_engine.runner.models.registry import check_architecture
+from octavo_engine.runner.models.registry import family_of
+
+_ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
 def hf_config(files: ModelFiles) -> DecoderConfig:
     """Raises :class:`ModelError` for an unsound config or an unknown architecture."""
     raw = _read(files.config_json)
     architecture = (raw.get("architectures") or ["none"])[0]
-    check_architecture(architecture)
+    family = family_of(architecture)
     try:
-        return _decoder_config(architecture, raw, _end_tokens(files.folder, raw))
+        return family.refine(_decoder_config(architecture, raw, _end_tokens(files.folder, raw)), raw)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{files.config_json} lacks or misstates the setting {error}.") from error
 
@@ -38,9 +40,7 @@ def _decoder_config(architecture: str, raw: dict[str, Any], end_tokens: tuple[in
         max_positions=int(raw.get("max_position_embeddings", 2048)),
         rope=_rope(raw),
         tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        attention_bias=bool(raw.get("attention_bias", False)),
-        mlp_bias=bool(raw.get("mlp_bias", False)),
-        sliding_window=raw.get("sliding_window"),
+        activation=_ACTIVATIONS[raw.get("hidden_act") or "silu"],
         eos_token_ids=end_tokens,
         dtype=raw.get("dtype") or raw.get("torch_dtype"),
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tests.engine.runner.driver import GREEDY, Driver, distributions, loaded_runner, step_input
-from tests.engine.runner.tiny_models import VOCAB, prompt, reference_logprobs, save
+from tests.engine.runner.tiny_models import FAMILIES, VOCAB, prompt, reference_logprobs, save
 
 from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from octavo_engine.engine import EngineCore
@@ -32,7 +32,8 @@ INTERPRETED = {
 
 
 @pytest.fixture(
-    scope="module", params=["llama3", "mistral", "biased"] if torch.cuda.is_available() else ["mistral"]
+    scope="module",
+    params=["llama3", "mistral", "biased", "qwen3-windowed"] if torch.cuda.is_available() else ["mistral"],
 )
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Interpreted kernels are slow: a smaller shape is enough for them."""
@@ -222,11 +223,24 @@ def test_the_engine_keeps_two_steps_in_flight_and_answers_as_the_reference(
     assert runner.most == 2
 
 
+def test_layers_of_different_windows_share_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    kinds = ["sliding_attention", "full_attention"]
+    changes = INTERPRETED | {"num_hidden_layers": 2, "layer_types": kinds}
+    folder = save("qwen3-windowed", tmp_path, **changes)
+    prompts = [prompt(n, seed=n) for n in (12, 9)]
+    together = Driver(device_runner(folder, monkeypatch, device)).generate(prompts, GREEDY, count=3, chunk=7)
+    assert [seq.output for seq in together] == [alone(folder, tokens, GREEDY, 3) for tokens in prompts]
+
+
 @pytest.mark.gpu
+@pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_is_as_near_to_float32_as_transformers_own_bfloat16(
-    folder: Path, device: torch.device
+    family: str, tmp_path: Path, device: torch.device
 ) -> None:
     """Of prompts and of tokens decoded by graphs; at most 1.5 times transformers' own mean difference."""
+    folder = save(family, tmp_path)
     driver = Driver(ready(ModelRunner(configuration(folder, device, "bfloat16")), 0))
     (plain,) = driver.generate([prompt(30, seed=5)], GREEDY, count=12, chunk=8)
     everything = SamplingParams(temperature=0.0, logprobs=VOCAB, prompt_logprobs=VOCAB)

@@ -146,8 +146,8 @@ def test_a_width_that_the_ranks_do_not_divide_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("family", "size"),
-    [("llama3", 2), ("wide-head", 2), ("biased", 4)],
-    ids=["split KV heads", "a KV head on both ranks", "four ranks"],
+    [("llama3", 2), ("wide-head", 2), ("biased", 4), ("qwen2-windowed", 2), ("qwen3", 2)],
+    ids=["split KV heads", "a KV head on both ranks", "four ranks", "biased queries", "normed heads"],
 )
 def test_a_model_over_several_ranks_gives_the_logits_of_one(family: str, size: int, tmp_path: Path) -> None:
     folder = save(family, tmp_path)

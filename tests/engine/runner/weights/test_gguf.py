@@ -27,6 +27,8 @@ QUANTIZABLE = [Kind.F32, Kind.F16, Kind.BF16, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, K
 K_QUANTS = [Kind.Q2_K, Kind.Q3_K, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K]
 NAMES = {
     "self_attn.q_proj": "attn_q",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
@@ -57,14 +59,16 @@ def permuted(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
 
 def write_model(path: Path, model: Any, kind: Kind, rope_factors: NDArray[np.float32] | None = None) -> None:
     """Writes ``model`` quantized, and puts the dequantized weights back into it."""
-    writer = gguf.GGUFWriter(path, "llama")
     config = model.config
+    writer = gguf.GGUFWriter(path, config.model_type)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
+    if getattr(config, "head_dim", None):
+        writer.add_key_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_eos_token_id(2)
@@ -73,7 +77,8 @@ def write_model(path: Path, model: Any, kind: Kind, rope_factors: NDArray[np.flo
     for name, parameter in model.named_parameters():
         values = parameter.detach().numpy()
         heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
-        stored = permuted(values, heads) if "q_proj" in name or "k_proj" in name else values
+        turned = config.model_type == "llama" and ("q_proj" in name or "k_proj" in name)
+        stored = permuted(values, heads) if turned else values
         used = kind if values.ndim == 2 else Kind.F32
         data = gguf.quantize(stored, used)
         writer.add_tensor(gguf_name(name), data, raw_dtype=used)
@@ -87,7 +92,15 @@ def write_model(path: Path, model: Any, kind: Kind, rope_factors: NDArray[np.flo
 
 @pytest.mark.parametrize("kind", QUANTIZABLE, ids=lambda kind: kind.name)
 def test_a_quantized_model_gives_the_logits_of_its_dequantized_weights(kind: Kind, tmp_path: Path) -> None:
-    model = build("llama2")
+    check_logits(build("llama2"), kind, tmp_path)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_files_of_other_families_give_their_logits(family: str, tmp_path: Path) -> None:
+    check_logits(build(family), Kind.Q8_0, tmp_path)
+
+
+def check_logits(model: Any, kind: Kind, tmp_path: Path) -> None:
     write_model(tmp_path / "tiny.gguf", model, kind)
     driver = Driver(loaded_runner(tmp_path / "tiny.gguf"))
     everything = SamplingParams(temperature=0.0, logprobs=VOCAB, prompt_logprobs=VOCAB)
@@ -169,7 +182,7 @@ def test_an_unknown_architecture_names_the_known_one(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(ModelError, match="'mamba' is not known; known is llama"):
+    with pytest.raises(ModelError, match="'mamba' is not known; known are llama, qwen2, qwen3"):
         open_checkpoint(ModelConfig(source=str(tmp_path / "other.gguf")))
 
 

@@ -5,14 +5,15 @@ The same two functions as the torch reference, over a plan of device tensors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from octavo_engine.runner.architecture import Windows
 from octavo_engine.runner.kernels.attention import SequenceLayout
-from octavo_engine.runner.kernels.ops import HeadShape
+from octavo_engine.runner.kernels.ops import HeadShape, Plans
 from octavo_engine.runner.kernels.triton.decode import DecodeScratch, paged_decode
 from octavo_engine.runner.kernels.triton.prefill import (
     PrefillTiles,
@@ -39,6 +40,10 @@ class PagedPlan:
     tiles: PrefillTiles | None
     window: int | None = None
     soft_cap: float | None = None
+
+    def for_windows(self, windows: Windows) -> Plans:
+        """The same step for layers of these windows."""
+        return {window: replace(self, window=window) for window in windows}
 
 
 def plan_attention(
@@ -73,10 +78,10 @@ class Planner:
         self._shape, self._device = shape, device
         self._scratch: DecodeScratch | None = None
 
-    def plan(self, layout: SequenceLayout, window: int | None) -> PagedPlan:
-        found = plan_attention(layout, window, self._device, self._shape, self._scratch)
+    def plan(self, layout: SequenceLayout, windows: Windows) -> Plans:
+        found = plan_attention(layout, None, self._device, self._shape, self._scratch)
         self._scratch = found.scratch
-        return found
+        return found.for_windows(windows)
 
 
 def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PagedPlan, scale: float) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 
 from octavo_engine.runner.kernels.ops import HeadShape, Operators
@@ -18,7 +16,7 @@ def triton_operators(device: torch.device, shape: HeadShape) -> Operators:
         norm.rms_norm,
         norm.add_rms_norm,
         products.linear,
-        partial(products.gated, kind="silu"),
+        products.gated,
         rope.rope_and_cache,
         planner.plan,
         attention.paged_attention,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from octavo_engine.runner.kernels.activation import silu_and_mul
+from octavo_engine.runner.kernels.activation import gate
 from octavo_engine.runner.kernels.triton.gemv import GemvConfig, GemvScratch, gemv
 
 
@@ -23,7 +23,7 @@ def check(
     error = ((found.double() - wanted).norm() / wanted.norm()).item()
     assert error < {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 5e-3}[dtype]
     assert not scratch.counters.any()
-    gated = silu_and_mul(found.clone()).double()
+    gated = gate(found.clone(), "silu").double()
     fused = gemv(x, weight, shift, config, scratch, "silu").double()
     assert ((fused - gated).norm() / gated.norm()).item() < {torch.float32: 1e-5}.get(dtype, 1e-2)
 

@@ -21,8 +21,8 @@ def layer(ops: Operators, given: dict[str, torch.Tensor]) -> torch.Tensor:
     qkv = ops.linear(x, given["qkv"], given["bias"]).view(TOKENS, -1, SHAPE.head_dim)
     caches = given["caches"].clone()
     q = ops.rope_and_cache(qkv, given["cos"], given["sin"], caches[0], caches[1], given["slots"])
-    attended = ops.paged_attention(q, caches[0], caches[1], ops.plan_attention(layout, 16), 0.125)
-    x = ops.gated_silu(ops.linear(attended.flatten(1), given["out"], None), given["gate_up"], None)
+    attended = ops.paged_attention(q, caches[0], caches[1], ops.plan_attention(layout, (16,))[16], 0.125)
+    x = ops.gated(ops.linear(attended.flatten(1), given["out"], None), given["gate_up"], None, "silu")
     return ops.rms_norm(x + residual, given["scale"], 1e-5)
 
 
