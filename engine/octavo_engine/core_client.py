@@ -1,27 +1,22 @@
-"""The API process's end of the engine core: starts it, sends requests, hands outputs to who waits."""
+"""An API process's end of the engine core: sends requests, hands outputs to who waits."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import msgspec
 import zmq
 import zmq.asyncio
 
-from octavo_engine.config import EngineConfig
-from octavo_engine.core_process import MODEL_RUNNER, CoreSpec
+from octavo_engine.core_link import CoreLink, CoreProcess
 from octavo_engine.errors import CoreDied, EngineError
 from octavo_engine.messages import (
+    AbortClient,
     AbortRequests,
     AddRequest,
     CoreMessage,
@@ -74,49 +69,12 @@ class Mailbox:
             self._waiter.set_result(None)
 
 
-class CoreProcess:
-    """A running core process and this side's ends of its sockets. Starting it needs no event loop.
-
-    The sockets are bound before the process begins, so that not even its first words can be lost.
-    """
-
-    def __init__(self, config: EngineConfig, runner: str = MODEL_RUNNER) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="octavo-"))  # mode 0700: the sockets are ours alone
-        self.spec = CoreSpec(config, f"ipc://{self.folder}/requests", f"ipc://{self.folder}/messages", runner)
-        self.context = zmq.Context()
-        self.requests = self._bound(zmq.PUSH, self.spec.requests_address)
-        self.messages = self._bound(zmq.PULL, self.spec.messages_address)
-        command = [sys.executable, "-m", "octavo_engine.core_process"]
-        self.popen = subprocess.Popen(command, stdin=subprocess.PIPE)
-        assert self.popen.stdin is not None
-        self.popen.stdin.write(msgspec.json.encode(self.spec) + b"\n")
-        self.popen.stdin.flush()
-
-    def _bound(self, kind: int, address: str) -> zmq.Socket[bytes]:
-        socket = self.context.socket(kind)
-        socket.set_hwm(0)
-        socket.bind(address)
-        return socket
-
-    def end(self, patience: float) -> None:
-        """Wait ``patience`` seconds for the process to end by itself, then kill it; remove its traces."""
-        try:
-            self.popen.wait(patience)
-        except subprocess.TimeoutExpired:
-            self.popen.kill()
-            self.popen.wait()
-        if self.popen.stdin is not None:
-            self.popen.stdin.close()
-        self.context.destroy(linger=0)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
 class CoreClient:
     """Everything the API process knows of its core. All methods belong to the event loop's thread."""
 
-    def __init__(self, process: CoreProcess) -> None:
-        """``process`` may still be loading; needs a running event loop."""
-        self.process = process
+    def __init__(self, link: CoreLink) -> None:
+        """The core may still be loading; needs a running event loop."""
+        self.link = link
         self.stats = EngineStats()
         self.died: asyncio.Future[CoreDied] = asyncio.get_running_loop().create_future()
         self.ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
@@ -125,9 +83,9 @@ class CoreClient:
         self._beat = Heartbeat(0, 0.0, 0.0)
         self._beat_at = time.monotonic()
         self._fatal: str | None = None
-        self._messages = zmq.asyncio.Socket.from_socket(process.messages)
+        self._messages = zmq.asyncio.Socket.from_socket(link.messages)
         self._encoder = msgspec.msgpack.Encoder()
-        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
+        self._tasks = [asyncio.create_task(self._read())]
 
     @property
     def in_flight(self) -> int:
@@ -137,7 +95,7 @@ class CoreClient:
     @property
     def waiting(self) -> int:
         """Prompts that must wait: those the core reported, and those sent since that find no free row."""
-        free = max(0, self.process.spec.config.scheduler.max_num_seqs - self.stats.num_running)
+        free = max(0, self.link.config.scheduler.max_num_seqs - self.stats.num_running)
         return self.stats.num_waiting + max(0, self._sent_since_stats - free)
 
     @property
@@ -148,7 +106,7 @@ class CoreClient:
         if not self.ready.done():
             return CoreHealth("loading", "The model is loading.")
         stalled = max(self._beat.step_age, self._beat.loop_age) + time.monotonic() - self._beat_at
-        if stalled > self.process.spec.config.step_timeout:
+        if stalled > self.link.config.step_timeout:
             return CoreHealth("hung", f"The engine's step loop has not moved for {stalled:.0f} seconds.")
         return CoreHealth("ok", "The engine is serving.")
 
@@ -185,36 +143,38 @@ class CoreClient:
         for mailbox in self._mailboxes.values():
             mailbox.fail(error)
 
-    async def close(self) -> None:
-        """End the process, by force when it does not listen."""
+    def lose(self, error: CoreDied) -> None:
+        """The core is dead; whoever waits for it is told."""
         if not self.died.done():
-            self._send(Shutdown())
-        await asyncio.wait({self.died}, timeout=_STOP_SECONDS if self.ready.done() else 0.0)
-        self.process.popen.kill()
-        await self.died
+            self.died.set_result(error)
+            self.fail_all(error)
+
+    async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._messages.close()
-        self.process.end(0.0)
+        self.link.close()
 
     def _send(self, request: CoreRequest) -> None:
         with contextlib.suppress(zmq.Again):  # only when the core is dead, which _watch tells everyone
-            self.process.requests.send(self._encoder.encode(request), zmq.NOBLOCK)
+            self.link.requests.send(self._encoder.encode(request), zmq.NOBLOCK)
 
     async def _read(self) -> None:
         decoder = msgspec.msgpack.Decoder(CoreMessage)
         while True:
-            self._dispatch(decoder.decode(await self._messages.recv()))
+            self.take(decoder.decode(await self._messages.recv()))
 
-    def _dispatch(self, message: CoreMessage) -> None:
+    def take(self, message: CoreMessage) -> None:
+        """A message of the core."""
         if isinstance(message, StepOutputs):
             self._deliver(message)
         elif isinstance(message, Heartbeat):
             self._beat, self._beat_at = message, time.monotonic()
         elif isinstance(message, Ready):
             self._beat_at = time.monotonic()
-            self.ready.set_result(message)
+            if not self.ready.done():
+                self.ready.set_result(message)
         else:
             self._fatal = message.message
 
@@ -225,13 +185,35 @@ class CoreClient:
             if mailbox is not None:
                 mailbox.put(output)
 
+
+class OwnedCore(CoreClient):
+    """The client in the process that started the core: it sees the core die, and ends it."""
+
+    def __init__(self, process: CoreProcess) -> None:
+        super().__init__(process.link)
+        self.process = process
+        self._tasks.append(asyncio.create_task(self._watch()))
+
+    def abort_client(self, client: int) -> None:
+        """Free whatever an API process that is gone had asked for."""
+        self._send(AbortClient(client))
+
+    async def close(self) -> None:
+        """End the process, by force when it does not listen."""
+        if not self.died.done():
+            self._send(Shutdown())
+        await asyncio.wait({self.died}, timeout=_STOP_SECONDS if self.ready.done() else 0.0)
+        self.process.popen.kill()
+        await self.died
+        await super().close()
+        self.process.end(0.0)
+
     async def _watch(self) -> None:
         code = await asyncio.to_thread(self.process.popen.wait)
         await self._last_words()
         error = CoreDied(self._fatal or _death_sentence(code))
         error.exit_code = code if code in (1, 2) else 1
-        self.died.set_result(error)
-        self.fail_all(error)
+        self.lose(error)
 
     async def _last_words(self) -> None:
         """A core that ends on its own terms has sent why before it ended; let the reader get to it."""

@@ -6,6 +6,8 @@ stdin ── CoreSpec, then held open ─> ends itself when the pipe closes: no 
 PUSH  ── CoreRequest ──────────────> PULL   main thread: receive, step, send
 PULL  <────────────── CoreMessage ── PUSH   main thread: Ready, StepOutputs, Fatal
       <────────────── Heartbeat ──── PUSH   a thread beside the loop, once a second
+
+Several API processes have a pair of sockets each; the process that started the core is client 0.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 import zmq
@@ -26,10 +28,11 @@ import zmq
 from octavo_engine.config import EngineConfig
 from octavo_engine.engine import EngineCore
 from octavo_engine.errors import EngineError
+from octavo_engine.fan_out import ClientAddress, FanOut
 from octavo_engine.messages import (
+    AbortClient,
     AbortRequests,
     AddRequest,
-    CoreMessage,
     CoreRequest,
     EngineStats,
     Fatal,
@@ -47,20 +50,17 @@ class CoreSpec(msgspec.Struct, frozen=True):
     """What a core process is started with. ``runner`` is ``module:class``, called with the config."""
 
     config: EngineConfig
-    requests_address: str
-    messages_address: str
+    clients: list[ClientAddress]
     runner: str = MODEL_RUNNER
 
 
 class CoreLoop:
     """Requests in, step outputs out, until :class:`Shutdown` comes."""
 
-    def __init__(
-        self, core: EngineCore, requests: zmq.Socket[bytes], send: Callable[[CoreMessage], None]
-    ) -> None:
+    def __init__(self, core: EngineCore, requests: zmq.Socket[bytes], clients: FanOut) -> None:
         self._core = core
         self._requests = requests
-        self._send = send
+        self._clients = clients
         self._decoder = msgspec.msgpack.Decoder(CoreRequest)
         self._reported = EngineStats()
         self._running = True
@@ -84,6 +84,8 @@ class CoreLoop:
             self._core.add(request)
         elif isinstance(request, AbortRequests):
             self._core.abort(request.request_ids, request.sequences)
+        elif isinstance(request, AbortClient):
+            self._core.abort_client(request.client)
         else:
             self._running = False
 
@@ -91,22 +93,22 @@ class CoreLoop:
         outputs = self._core.step() if self._core.has_work() else StepOutputs([], self._core.stats)
         if outputs.outputs or outputs.stats != self._reported:
             self._reported = outputs.stats
-            self._send(outputs)
+            self._clients.deliver(outputs)
 
 
 class Heart(threading.Thread):
     """Says once a second how long the step and the loop have been at it; says so even while they hang."""
 
-    def __init__(self, core: EngineCore, loop: CoreLoop, send: Callable[[CoreMessage], None]) -> None:
+    def __init__(self, core: EngineCore, loop: CoreLoop, clients: FanOut) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._core = core
         self._loop = loop
-        self._send = send
+        self._clients = clients
         self._stopping = threading.Event()
 
     def run(self) -> None:
         while not self._stopping.wait(_HEARTBEAT_SECONDS):
-            self._send(self._beat(time.monotonic()))
+            self._clients.tell_all(self._beat(time.monotonic()))
 
     def stop(self) -> None:
         self._stopping.set()
@@ -122,17 +124,18 @@ def run_core(spec: CoreSpec) -> int:
     """Serve until told to stop; returns the exit code. A failure is sent as one :class:`Fatal` sentence."""
     context = zmq.Context()
     requests = context.socket(zmq.PULL)
-    requests.connect(spec.requests_address)
-    send = _sender(context, spec.messages_address)
+    for client in spec.clients:
+        requests.connect(client.requests)
+    clients = FanOut(context, spec.clients)
     try:
-        _serve(spec, context, requests, send)
+        _serve(spec, context, requests, clients)
         return 0
     except EngineError as error:
-        send(Fatal(str(error)))
+        clients.tell_all(Fatal(str(error)))
         return error.exit_code
     except Exception as error:
         traceback.print_exc()  # a fault of the engine's own: whoever mends it needs the place
-        send(Fatal(f"The engine core failed: {type(error).__name__}: {error}"))
+        clients.tell_all(Fatal(f"The engine core failed: {type(error).__name__}: {error}"))
         return 1
     finally:
         context.destroy(linger=_LINGER_MS)
@@ -142,15 +145,15 @@ def _serve(
     spec: CoreSpec,
     context: zmq.Context[zmq.Socket[bytes]],
     requests: zmq.Socket[bytes],
-    send: Callable[[CoreMessage], None],
+    clients: FanOut,
 ) -> None:
     core = EngineCore(spec.config, _load_runner(spec))
     ready = core.start()
     gc.collect()
     gc.freeze()  # what start-up made lives for ever; collections need not walk it
-    loop = CoreLoop(core, requests, send)
-    heart = Heart(core, loop, _sender(context, spec.messages_address))  # sockets belong to one thread each
-    send(ready)
+    loop = CoreLoop(core, requests, clients)
+    heart = Heart(core, loop, FanOut(context, spec.clients))  # sockets belong to one thread each
+    clients.tell_all(ready)
     heart.start()
     try:
         loop.run()
@@ -163,14 +166,6 @@ def _load_runner(spec: CoreSpec) -> Runner:
     module, _, name = spec.runner.partition(":")
     runner: Runner = getattr(importlib.import_module(module), name)(spec.config)
     return runner
-
-
-def _sender(context: zmq.Context[zmq.Socket[bytes]], address: str) -> Callable[[CoreMessage], None]:
-    socket = context.socket(zmq.PUSH)
-    socket.set_hwm(0)
-    socket.connect(address)
-    encoder = msgspec.msgpack.Encoder()
-    return lambda message: socket.send(encoder.encode(message))
 
 
 def _end_with_parent(pipe: int) -> None:

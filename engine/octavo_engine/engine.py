@@ -21,6 +21,7 @@ from octavo_engine.messages import (
     RunnerSpec,
     SequenceOutput,
     StepOutputs,
+    client_of,
 )
 from octavo_engine.scheduler import Scheduler
 
@@ -96,6 +97,10 @@ class EngineCore:
             self._scheduler.abort(request_id)
         for request_id, index in sequences:
             self._scheduler.abort(request_id, index)
+
+    def abort_client(self, client: int) -> None:
+        """Forget every request of an API process that is gone."""
+        self.abort([name for name in self._scheduler.batch.requests if client_of(name) == client])
 
     def has_work(self) -> bool:
         """Whether :meth:`step` has something to do; otherwise the loop may sleep until a request comes."""

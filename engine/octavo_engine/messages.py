@@ -38,11 +38,28 @@ class AbortRequests(msgspec.Struct, frozen=True, tag="abort"):
     sequences: list[tuple[str, int]] = []
 
 
+class AbortClient(msgspec.Struct, frozen=True, tag="abort_client"):
+    """Forget every request of an API process that is gone."""
+
+    client: int
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """End the core's loop after the running step."""
 
 
-CoreRequest = AddRequest | AbortRequests | Shutdown
+CoreRequest = AddRequest | AbortRequests | AbortClient | Shutdown
+
+
+def id_prefix(client: int) -> str:
+    """What the request ids of API process ``client`` begin with, so that its outputs find back to it."""
+    return f"{client}/"
+
+
+def client_of(request_id: str) -> int:
+    """The API process that asked; 0 for an id without a prefix."""
+    client, slash, _ = request_id.partition("/")
+    return int(client) if slash else 0
 
 
 # ---- core -> API process ---------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ import pytest
 from tests.engine.server.running_server import FAKE, ROOT, UNLOADABLE
 
 from octavo_engine.config import EngineConfig, SchedulerConfig
-from octavo_engine.core_client import CoreClient, CoreProcess, Mailbox
+from octavo_engine.core_client import Mailbox, OwnedCore
+from octavo_engine.core_link import CoreProcess
 from octavo_engine.errors import CoreDied
 from octavo_engine.messages import AddRequest, SequenceOutput
 from octavo_engine.sampling_params import SamplingParams
@@ -27,8 +28,8 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _core(runner: str = FAKE) -> AsyncIterator[CoreClient]:
-    core = CoreClient(CoreProcess(CONFIG, runner))
+async def _core(runner: str = FAKE) -> AsyncIterator[OwnedCore]:
+    core = OwnedCore(CoreProcess(CONFIG, runner))
     try:
         yield core
     finally:

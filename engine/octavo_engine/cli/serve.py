@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import logging
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
 from octavo_engine.cli.flags import add_engine_flags, engine_config
-from octavo_engine.core_client import CoreProcess
+from octavo_engine.core_link import CoreProcess
 from octavo_engine.core_process import MODEL_RUNNER
 from octavo_engine.errors import ConfigError
 from octavo_engine.model_source import resolve
-from octavo_engine.server.listener import bind
+from octavo_engine.server.listener import bind, bind_shared
 from octavo_engine.server.options import ServerOptions
 
 _FROM_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_MOST_WORKERS = 64
 _log = logging.getLogger(__name__)
 
 
@@ -56,6 +57,13 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
         default=options.drain_timeout,
         help="seconds for running requests on SIGTERM",
     )
+    group.add_argument(
+        "--api-workers",
+        type=int,
+        default=options.api_workers,
+        metavar="N",
+        help="processes that share the port and its HTTP work",
+    )
     group.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     group.add_argument("--runner", default=MODEL_RUNNER, help=argparse.SUPPRESS)  # module:class, for tests
     add_engine_flags(parser)
@@ -71,6 +79,10 @@ def server_options(arguments: argparse.Namespace) -> ServerOptions:
         arguments.model = arguments.model_tag
     if not 0 <= arguments.port <= 65535:
         raise ConfigError(f"--port must be between 0 and 65535, not {arguments.port}.")
+    if not 1 <= arguments.api_workers <= _MOST_WORKERS:
+        raise ConfigError(
+            f"--api-workers must be between 1 and {_MOST_WORKERS}, not {arguments.api_workers}."
+        )
     engine = engine_config(arguments)
     resolve(engine.model.source)  # a source that leads nowhere is told before anything is started
     return ServerOptions(
@@ -83,6 +95,7 @@ def server_options(arguments: argparse.Namespace) -> ServerOptions:
         chat_template=arguments.chat_template,
         generation_defaults=_generation_defaults(arguments, engine.model.source),
         drain_timeout=arguments.drain_timeout,
+        api_workers=arguments.api_workers,
     )
 
 
@@ -97,25 +110,37 @@ def run_server(options: ServerOptions, runner: str) -> None:
 
     ``runner``: ``module:class`` of what the core drives. Errors: :class:`EngineError`.
     """
-    listener = bind(options.host, options.port)
-    _log.info("Loading %s; port %d answers /health meanwhile.", options.engine.model.source, options.port)
-    process = CoreProcess(options.engine, runner)
-    with contextlib.closing(listener):
+    several = options.api_workers > 1
+    with contextlib.ExitStack() as open_sockets:
+        listeners = _listeners(options)
+        for listener in listeners:
+            open_sockets.enter_context(contextlib.closing(listener))
+        _log.info("Loading %s; port %d answers /health meanwhile.", options.engine.model.source, options.port)
+        process = CoreProcess(options.engine, runner, options.api_workers if several else 0)
         try:
-            from octavo_engine.server.lifecycle import serve
-
-            with asyncio.Runner(loop_factory=_loop_factory()) as loop:
-                loop.run(serve(options, process, listener))
+            _serve(options, process, listeners)
         finally:
             process.end(0.0)
 
 
-def _loop_factory() -> Any:
-    try:
-        import uvloop
-    except ImportError:  # not on every platform
-        return None
-    return uvloop.new_event_loop
+def _listeners(options: ServerOptions) -> list[socket.socket]:
+    if options.api_workers > 1:
+        return bind_shared(options.host, options.port, options.api_workers)
+    return [bind(options.host, options.port)]
+
+
+def _serve(options: ServerOptions, process: CoreProcess, listeners: list[socket.socket]) -> None:
+    from octavo_engine.server.event_loop import runner
+
+    with runner() as loop:
+        if len(listeners) > 1:
+            from octavo_engine.server.supervisor import supervise
+
+            loop.run(supervise(options, process, listeners))
+        else:
+            from octavo_engine.server.lifecycle import serve
+
+            loop.run(serve(options, process, listeners[0]))
 
 
 def _generation_defaults(arguments: argparse.Namespace, source: str) -> dict[str, Any]:

@@ -42,4 +42,11 @@ def unavailable(message: str, retry_after: int = 5) -> RequestError:
 def failed(message: str, status: int = 500) -> RequestError:
     """A failure told by the core for one request alone."""
     kind = _KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return RequestError(message, status=status, kind=kind, retry_after=1 if status == 429 else None)
+    full = status == 429
+    return RequestError(
+        message,
+        status=status,
+        kind=kind,
+        code="queue_full" if full else None,
+        retry_after=1 if full else None,
+    )

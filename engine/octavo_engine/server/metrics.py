@@ -1,4 +1,8 @@
-"""Prometheus metrics. The core's gauges and counters are read from its latest report when someone scrapes."""
+"""Prometheus metrics. The core's gauges and counters are read from its latest report when someone scrapes.
+
+Several API processes keep theirs in files of one folder (``PROMETHEUS_MULTIPROC_DIR``), and each of them
+answers with the sum over all.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from octavo_engine.messages import EngineStats
 
@@ -35,16 +40,21 @@ _E2E = (0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 60, 120, 240,
 class Metrics:
     """One server's metrics, labelled with the model's first name."""
 
-    def __init__(
-        self, model_name: str, stats: Callable[[], EngineStats], active: Callable[[], int] = lambda: 0
-    ) -> None:
-        """``stats``: the core's latest report; ``active``: requests whose answers are not complete."""
-        self._registry = CollectorRegistry()
-        self._registry.register(_EngineCollector(model_name, stats))
-        self._http = Gauge(
-            "octavo_http_requests_active", "Requests being answered.", ["model_name"], registry=self._registry
+    def __init__(self, model_name: str, stats: Callable[[], EngineStats], *, shared: bool = False) -> None:
+        """``stats``: the core's latest report; ``shared``: tell what all API processes have counted."""
+        self._told = CollectorRegistry()
+        self._told.register(_EngineCollector(model_name, stats))
+        self._counted: CollectorRegistry = CollectorRegistry() if shared else self._told
+        if shared:
+            MultiProcessCollector(self._told)  # type: ignore[no-untyped-call]
+        gauge = Gauge(
+            "octavo_http_requests_active",
+            "Requests being answered.",
+            ["model_name"],
+            registry=self._counted,
+            multiprocess_mode="livesum",
         )
-        self._http.labels(model_name).set_function(active)
+        self.active = gauge.labels(model_name)
         self._ttft = self._histogram(
             "octavo_time_to_first_token_seconds", "Request to first token.", _TTFT, model_name
         )
@@ -59,14 +69,14 @@ class Metrics:
         )
 
     def render(self) -> bytes:
-        return generate_latest(self._registry)
+        return generate_latest(self._told)
 
     def request(self, arrived: float) -> RequestTiming:
         """The stop-watch of one request that came at ``arrived`` (time.perf_counter())."""
         return RequestTiming(arrived, self._ttft, self._tpot, self._e2e)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], model_name: str) -> Histogram:
-        family = Histogram(name, text, ["model_name"], buckets=buckets, registry=self._registry)
+        family = Histogram(name, text, ["model_name"], buckets=buckets, registry=self._counted)
         return family.labels(model_name)
 
 

@@ -19,6 +19,7 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     chat_template: str | None = None  # a file; None: the model's own
     generation_defaults: dict[str, Any] = {}  # sampling parameters where a request is silent
     drain_timeout: float = 30.0  # seconds that running requests get after SIGTERM
+    api_workers: int = 1  # processes that share the port
 
     @property
     def model_names(self) -> tuple[str, ...]:

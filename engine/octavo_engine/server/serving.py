@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from octavo_engine.core_client import CoreClient, CoreHealth
 from octavo_engine.errors import RequestError
-from octavo_engine.messages import AddRequest, Ready
+from octavo_engine.messages import AddRequest, Ready, id_prefix
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.server.errors import unavailable
 from octavo_engine.server.generation import Generation
@@ -38,13 +38,13 @@ class Prompt:
 class Serving:
     """One server's shared state; belongs to the event loop's thread."""
 
-    def __init__(self, options: ServerOptions, core: CoreClient) -> None:
+    def __init__(self, options: ServerOptions, core: CoreClient, *, shared_metrics: bool = False) -> None:
+        """``shared_metrics``: other processes serve the same port and count into the same metrics."""
         self.options = options
         self.core = core
         self.created = int(time.time())
-        self.metrics = Metrics(options.model_names[0], lambda: core.stats, lambda: self.active)
-        self.draining: asyncio.Task[None] | None = None  # set by the first SIGTERM
-        self.stopped = False  # by a second one
+        self.metrics = Metrics(options.model_names[0], lambda: core.stats, shared=shared_metrics)
+        self.draining = False
         self.active = 0  # HTTP requests whose answers are not complete
         self.idle = asyncio.Event()
         self.idle.set()
@@ -57,7 +57,7 @@ class Serving:
         core = self.core.health
         if core.state in ("hung", "dead"):
             return core
-        if self.draining is not None:
+        if self.draining:
             return (
                 "draining",
                 "The server is shutting down; running requests are finished, new ones refused.",
@@ -90,11 +90,13 @@ class Serving:
         if status != "ok":
             raise unavailable(message)
         self.active += 1
+        self.metrics.active.inc()
         self.idle.clear()
         try:
             yield
         finally:
             self.active -= 1
+            self.metrics.active.dec()
             if not self.active:
                 self.idle.set()
 
@@ -169,6 +171,7 @@ class Serving:
             )
         self.check_queue(len(prompts))
         now = time.time()
+        request_id = id_prefix(self.core.link.client) + request_id
         adds = [
             AddRequest(
                 f"{request_id}-{position}" if len(prompts) > 1 else request_id,
