@@ -3,12 +3,15 @@
 import asyncio
 import datetime
 import logging
+import socket
+import uuid
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from octavo_operator import health
 from octavo_operator.api_client import Access, ApiClient
 from octavo_operator.cluster import ApiCluster
+from octavo_operator.election import Alone, Election
 from octavo_operator.errors import ApiError
 from octavo_operator.listening import serve
 from octavo_operator.names import API_VERSION, Key
@@ -23,9 +26,12 @@ log = logging.getLogger(__name__)
 
 
 class Controller:
-    """Caches, queue and workers of one operator."""
+    """Caches, queue and workers of one operator; the workers wait until `election` is won."""
 
-    def __init__(self, client: ApiClient, settings: Settings, telemetry: Telemetry) -> None:
+    def __init__(
+        self, client: ApiClient, settings: Settings, telemetry: Telemetry, election: Election | Alone
+    ) -> None:
+        self._election = election
         self.queue: WorkQueue[Key] = WorkQueue()
         self.store = Store(self.queue.add)
         self.cluster = ApiCluster(client, settings.watch_namespaces, self._child_changed)
@@ -44,22 +50,33 @@ class Controller:
             group.create_task(self.cluster.run())
             await self.cluster.synced()
             for _ in range(self._workers):
-                group.create_task(work(self.queue, self._reconciler.reconcile))
+                group.create_task(self._worker())
             self.started.set()
+
+    async def _worker(self) -> None:
+        await self._election.won.wait()
+        await work(self.queue, self._reconcile)
+
+    async def _reconcile(self, key: Key) -> bool:
+        return self._election.leads and await self._reconciler.reconcile(key)
 
 
 class Running:
-    """An operator at work."""
+    """An operator at work, or standing by."""
 
-    def __init__(self, store: Store, tasks: Iterable["asyncio.Task[None]"]) -> None:
+    def __init__(
+        self, store: Store, election: Election | Alone, tasks: Iterable["asyncio.Task[None]"]
+    ) -> None:
         self.store = store
+        self._election = election
         self._tasks = list(tasks)
 
     async def stop(self) -> None:
-        """End all tasks and connections, and wait for that."""
+        """End all tasks and connections, wait for that, and let another replica lead."""
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks)
+        await self._election.release()
 
 
 @asynccontextmanager
@@ -68,16 +85,18 @@ async def running(settings: Settings, access: Access) -> AsyncIterator[Running]:
 
     Raises:
         SettingsError: in an ExceptionGroup, when a port cannot be had.
+        LeadershipLostError: in an ExceptionGroup, when another replica may lead.
     """
     telemetry = Telemetry()
     async with ApiClient(access, telemetry) as client, asyncio.TaskGroup() as group:
-        controller = Controller(client, settings, telemetry)
+        election = _election(client, settings, telemetry)
+        controller = Controller(client, settings, telemetry, election)
         cluster = controller.cluster
         app = health.application(telemetry, lambda: cluster.is_synced, lambda: cluster.last_heard)
-        work_to_do = [controller.run(), serve(app, settings.bind_address, settings.http_port)]
+        work_to_do = [election.run(), controller.run(), serve(app, settings.bind_address, settings.http_port)]
         if settings.metrics_api:
-            work_to_do.append(MetricsService(client, cluster, settings, telemetry).run())
-        operator = Running(controller.store, map(group.create_task, work_to_do))
+            work_to_do.append(MetricsService(client, cluster, settings, telemetry, election).run())
+        operator = Running(controller.store, election, map(group.create_task, work_to_do))
         try:
             await _crd_is_served(client)
             await controller.started.wait()  # kopf takes later tasks for its own, and waits for their end
@@ -85,6 +104,13 @@ async def running(settings: Settings, access: Access) -> AsyncIterator[Running]:
         finally:
             await operator.stop()
             controller.queue.close()
+
+
+def _election(client: ApiClient, settings: Settings, telemetry: Telemetry) -> Election | Alone:
+    if not settings.lease:
+        return Alone()
+    identity = settings.identity or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+    return Election(client, settings.namespace, settings.lease, identity, telemetry)
 
 
 async def _crd_is_served(client: ApiClient) -> None:

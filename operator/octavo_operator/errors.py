@@ -2,6 +2,7 @@
 
 OctavoError
 ├── SettingsError        a setting of the operator is wrong: it does not start
+├── LeadershipLostError  another replica may lead: this one ends
 └── ApiError             the API server said no
     ├── UnreachableError      no answer, or a server-side failure: worth trying again
     ├── NotFoundError         404
@@ -18,6 +19,10 @@ class OctavoError(Exception):
 
 class SettingsError(OctavoError):
     """A setting has a value that cannot be used."""
+
+
+class LeadershipLostError(OctavoError):
+    """The Lease was not renewed in time, or another holds it."""
 
 
 class ApiError(OctavoError):

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -16,7 +16,7 @@ from octavo_operator.work_queue import delay_after
 
 log = logging.getLogger(__name__)
 
-SELECTOR = f"{MANAGED_BY_LABEL}={MANAGED_BY},{DEPLOYMENT_LABEL}"
+OURS = {"labelSelector": f"{MANAGED_BY_LABEL}={MANAGED_BY},{DEPLOYMENT_LABEL}"}
 SILENCE = 100.0  # seconds; bookmarks come about once a minute
 LONGEST = 300  # seconds after which the server ends a watch
 INITIAL_END = "k8s.io/initial-events-end"
@@ -57,15 +57,23 @@ _object_decoder = msgspec.json.Decoder(_Object)
 
 
 class Informer(Generic[T]):
-    """Objects of one collection that carry the operator's labels, by namespace and name."""
+    """Selected objects of one collection, by namespace and name: those that carry the operator's labels."""
 
     def __init__(
-        self, client: ApiClient, path: str, decode: Callable[[bytes | msgspec.Raw], T], changed: Changed[T]
+        self,
+        client: ApiClient,
+        path: str,
+        decode: Callable[[bytes | msgspec.Raw], T],
+        changed: Changed[T],
+        selector: Mapping[str, str] = OURS,
+        silence: float = SILENCE,
     ) -> None:
         self._client = client
         self._path = path
         self._decode = decode
         self._changed = changed
+        self._selector = selector
+        self._silence = silence
         self._objects: dict[Name, T] = {}
         self._version = 0
         self._streamed: set[Name] | None = None  # names of the initial events, until their end
@@ -98,13 +106,13 @@ class Informer(Generic[T]):
                 failures += 1
 
     async def _watch(self) -> None:
-        async with self._client.lines(self._path, self._query(), SILENCE) as lines:
+        async with self._client.lines(self._path, self._query(), self._silence) as lines:
             await self._follow(lines)
 
     def _query(self) -> dict[str, str]:
         query = {
             "watch": "1",
-            "labelSelector": SELECTOR,
+            **self._selector,
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(random.randint(LONGEST // 2, LONGEST)),
         }

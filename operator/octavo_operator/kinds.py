@@ -28,5 +28,6 @@ ACCOUNT: Final = Kind("ServiceAccount", "v1", "serviceaccounts")
 POD: Final = Kind("Pod", "v1", "pods")
 RESOURCE: Final = Kind("LLMDeployment", API_VERSION, PLURAL)
 EVENT: Final = Kind("Event", "v1", "events")
+LEASE: Final = Kind("Lease", "coordination.k8s.io/v1", "leases")
 
 CHILDREN: Final[Mapping[str, Kind]] = {k.name: k for k in (DEPLOYMENT, SERVICE, AUTOSCALER, BUDGET, ACCOUNT)}

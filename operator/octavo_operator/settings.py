@@ -28,6 +28,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     engine_cuda_image: str = ""
     engine_image_pull_policy: PullPolicy = ""
     namespace: str = "octavo-system"
+    lease: str = "octavo-operator"
+    identity: str = ""
     watch_namespaces: tuple[str, ...] = ()
     pod_defaults: str = ""
     metrics_api: bool = True

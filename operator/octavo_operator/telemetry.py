@@ -33,6 +33,7 @@ class Telemetry:
             ["outcome"],
             registry=self.registry,
         )
+        self.leader = Gauge("octavo_operator_leader", "1 while this replica leads.", registry=self.registry)
         self._queue_depth = Gauge(
             "octavo_operator_queue_depth", "Resources that wait for a worker.", registry=self.registry
         )

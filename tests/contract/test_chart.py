@@ -159,6 +159,7 @@ def test_the_chart_grants_what_the_operators_page_lists(
     names = (
         "octavo-operator",
         "octavo-operator-certificate",
+        "octavo-operator-lease",
         "octavo-operator-metrics-api",
     )
     granted = {

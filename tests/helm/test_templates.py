@@ -42,6 +42,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "/events": {"create", "patch"},
     },
     "octavo-operator-certificate": {"/secrets": {"create", "get", "patch"}},
+    "octavo-operator-lease": {"coordination.k8s.io/leases": {"create", "watch", "patch"}},
     "octavo-operator-metrics-api": {"apiregistration.k8s.io/apiservices": {"get", "patch"}},
     "octavo-operator-metrics-reader": {
         "custom.metrics.k8s.io/pods/octavo_kv_cache_usage_ratio": {"get"},
@@ -172,7 +173,8 @@ def test_secrets_can_be_read_by_name_only(render: Render) -> None:
 def test_named_namespaces_are_watched_by_a_role_in_each(render: Render) -> None:
     objects = render('watchNamespaces=["a", "b"]', "metricsApi.enabled=false")
     roles = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in of_kind(objects, "Role")}
-    assert roles == {(space, name) for space in "ab" for name in ("octavo-operator", "octavo-router")}
+    watched = {(space, name) for space in "ab" for name in ("octavo-operator", "octavo-router")}
+    assert roles == {*watched, ("octavo-system", "octavo-operator-lease")}
     cluster_wide = {item["metadata"]["name"] for item in of_kind(objects, "ClusterRoleBinding")}
     assert cluster_wide == set()
     assert environment(objects, "operator")["OCTAVO_WATCH_NAMESPACES"] == "a,b"

@@ -19,7 +19,6 @@ REFUSED = {
     "a misspelt part": ("routers={}", "additional properties 'routers' not allowed"),
     "a number in words": ('router.replicas="two"', "'/router/replicas': got string, want integer"),
     "a negative number of pods": ("router.replicas=-1", "'/router/replicas': minimum"),
-    "a second operator": ("operator.replicas=2", "'/operator/replicas': maximum"),
     "a registry with a scheme": (
         'image.registry="https://r.example"',
         "'/image/registry': 'https://r.example' does not",

@@ -37,7 +37,7 @@
   verbs: [get, patch]
 {{- end -}}
 
-{{/* A create cannot be held to a name. */}}
+{{/* Creating cannot be held to a name: here and for the Lease. */}}
 {{- define "octavo.certificateRules" -}}
 - apiGroups: [""]
   resources: [secrets]
@@ -46,6 +46,16 @@
   resources: [secrets]
   resourceNames: [octavo-metrics-tls]
   verbs: [get, patch]
+{{- end -}}
+
+{{- define "octavo.leaseRules" -}}
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [{{ include "octavo.componentName" (dict "root" . "component" "operator") }}]
+  verbs: [watch, patch]
 {{- end -}}
 
 {{- define "octavo.routerRules" -}}

@@ -15,6 +15,9 @@
 - {name: OCTAVO_LOG_FORMAT, value: {{ .Values.logging.format | quote }}}
 - name: OCTAVO_NAMESPACE
   valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+- {name: OCTAVO_LEASE, value: {{ include "octavo.componentName" (dict "root" . "component" "operator") | quote }}}
+- name: OCTAVO_IDENTITY
+  valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - name: OCTAVO_ENGINE_IMAGE
   value: {{ include "octavo.engineImage" (dict "root" . "override" .Values.engine.image "repository" "octavo-engine") }}
 - name: OCTAVO_ENGINE_CUDA_IMAGE

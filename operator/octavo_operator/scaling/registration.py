@@ -39,17 +39,22 @@ class Registration:
         self._service = service
         self._names = [f"{service}.{namespace}.svc", f"{service}.{namespace}", service]
 
-    async def bundle(self, now: datetime.datetime) -> Bundle:
-        """The certificate of the Secret; a new one where it is absent, foreign or about to expire."""
+    async def bundle(self, now: datetime.datetime, may_issue: bool) -> Bundle | None:
+        """The certificate of the Secret; a new one where it is absent, foreign or about to expire.
+
+        Without leave to issue one it is the Secret's, or None where there is none that can be used.
+        """
         found = await self._read_secret()
         if found is not None and is_usable(found, self._names, now):
             return found
+        if not may_issue:
+            return None
         fresh = issue(self._names, now)
         if found is None:
             try:
                 await self._client.request("POST", self._secrets(), kind="Secret", body=self._secret(fresh))
             except AlreadyExistsError:  # another replica was faster
-                return await self.bundle(now)
+                return await self.bundle(now, may_issue)
         else:
             await self._apply(f"{self._secrets()}/{SECRET}", "Secret", self._secret(fresh))
         return fresh

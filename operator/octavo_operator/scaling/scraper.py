@@ -1,4 +1,4 @@
-"""Asks every ready engine pod for its metrics once a second."""
+"""Asks ready engine pods for their metrics once a second, while somebody asks this replica for them."""
 
 import asyncio
 import logging
@@ -7,21 +7,26 @@ from collections.abc import Callable, Iterable
 
 import aiohttp
 
-from octavo_operator.names import PORT
+from octavo_operator.names import PORT, Key
 from octavo_operator.observed import Pod
-from octavo_operator.scaling.samples import Sample, Samples, parse
+from octavo_operator.scaling.samples import PodName, Sample, Samples, parse
 from octavo_operator.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
 INTERVAL = 1.0  # seconds
-TIMEOUT = aiohttp.ClientTimeout(total=2.0)
+INTEREST = 60.0  # seconds; an HPA asks every 15
+TIMEOUT = aiohttp.ClientTimeout(total=INTERVAL)  # one slow pod must not age the others' samples
 AT_ONCE = 64
 LONGEST = 1 << 20  # bytes of an answer
 
 
 class Scraper:
-    """Fills `samples`; a pod that is not ready, or does not answer, has none."""
+    """Fills `samples`; a pod that is not ready, or does not answer, has none.
+
+    Every replica may be asked, and only the one that is asked scrapes: replicas do not multiply the load, and
+    one that takes over answers its first caller with samples taken for that caller.
+    """
 
     def __init__(
         self, pods: Callable[[], Iterable[Pod]], samples: Samples, telemetry: Telemetry, port: int = PORT
@@ -30,23 +35,44 @@ class Scraper:
         self._samples = samples
         self._telemetry = telemetry
         self._port = port
+        self._session: aiohttp.ClientSession | None = None
+        self._interest: dict[Key, float] = {}  # when a resource's pods were last asked for, monotonic
+        self._tried: dict[PodName, float] = {}
 
     async def run(self) -> None:
         """Scrape until cancelled."""
         connector = aiohttp.TCPConnector(limit=AT_ONCE)
         async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT) as session:
+            self._session = session
             while True:
                 begun = time.monotonic()
-                await self.round(session)
+                await self.round()
                 await asyncio.sleep(max(0.0, INTERVAL - (time.monotonic() - begun)))
 
-    async def round(self, session: aiohttp.ClientSession) -> None:
-        """One scrape of all ready pods."""
-        ready = [pod for pod in self._pods() if pod.ready and pod.status.pod_ip]
-        self._samples.keep((pod.namespace, pod.name) for pod in ready)
-        await asyncio.gather(*(self._scrape(session, pod) for pod in ready))
+    async def freshen(self, pods: Iterable[Pod]) -> None:
+        """Scrape those that nobody has scraped for a second, and all of them regularly from now on."""
+        now, found = time.monotonic(), list(pods)
+        self._interest.update((pod.key, now) for pod in found)
+        due = [p for p in found if now - self._tried.get((p.namespace, p.name), -INTEREST) > 1.5 * INTERVAL]
+        await self._scrape_all(due)
+
+    async def round(self) -> None:
+        """One scrape of all pods that somebody wants to hear of."""
+        since = time.monotonic() - INTEREST
+        self._interest = {key: at for key, at in self._interest.items() if at > since}
+        wanted = [pod for pod in self._pods() if pod.key in self._interest]
+        names = {(pod.namespace, pod.name) for pod in wanted}
+        self._samples.keep(names)
+        self._tried = {name: at for name, at in self._tried.items() if name in names}
+        await self._scrape_all(wanted)
+
+    async def _scrape_all(self, pods: Iterable[Pod]) -> None:
+        ready = [pod for pod in pods if pod.ready and pod.status.pod_ip]
+        if self._session is not None:
+            await asyncio.gather(*(self._scrape(self._session, pod) for pod in ready))
 
     async def _scrape(self, session: aiohttp.ClientSession, pod: Pod) -> None:
+        self._tried[pod.namespace, pod.name] = time.monotonic()
         host = f"[{pod.status.pod_ip}]" if ":" in pod.status.pod_ip else pod.status.pod_ip
         try:
             async with session.get(f"http://{host}:{self._port}/metrics") as answer:

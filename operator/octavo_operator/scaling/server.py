@@ -1,7 +1,7 @@
 """The custom metrics API over HTTP."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -17,15 +17,23 @@ from octavo_operator.scaling.samples import METRICS, Samples
 
 Pods = Callable[[str], Iterable[Pod]]
 """The engine pods of a namespace."""
+Freshen = Callable[[Iterable[Pod]], Awaitable[None]]
+"""Sees to it that samples of these pods are young."""
 
 
 class MetricsApi:
     """Answers the HPA. Nobody is answered without having been authenticated."""
 
     def __init__(
-        self, pods: Pods, samples: Samples, delegation: Delegation, proxy: Callable[[], FrontProxy]
+        self,
+        pods: Pods,
+        freshen: Freshen,
+        samples: Samples,
+        delegation: Delegation,
+        proxy: Callable[[], FrontProxy],
     ) -> None:
         self._pods = pods
+        self._freshen = freshen
         self._samples = samples
         self._delegation = delegation
         self._proxy = proxy
@@ -68,16 +76,16 @@ class MetricsApi:
             matches = selectors.parse(request.query.get("labelSelector", ""))
         except ValueError as error:
             raise _refusal(400, "BadRequest", str(error)) from error
-        found = self._values(asked["namespace"], asked["name"], asked["metric"], matches)
-        return _json(documents.value_list(asked["version"], found))
+        meant = [p for p in self._pods(asked["namespace"]) if asked["name"] in ("*", p.name)]
+        ready = [pod for pod in meant if pod.ready and matches(pod.labels)]
+        await self._freshen(ready)
+        return _json(documents.value_list(asked["version"], self._values(ready, asked["metric"])))
 
-    def _values(self, namespace: str, name: str, metric: str, matches: selectors.Matches) -> Iterable[Value]:
+    def _values(self, pods: Iterable[Pod], metric: str) -> Iterable[Value]:
         now = time.time()
-        for pod in self._pods(namespace):
-            if not pod.ready or name not in ("*", pod.name) or not matches(pod.labels):
-                continue
-            if found := self._samples.get((namespace, pod.name), metric, now):
-                yield Value(namespace, pod.name, metric, *found)
+        for pod in pods:
+            if found := self._samples.get((pod.namespace, pod.name), metric, now):
+                yield Value(pod.namespace, pod.name, metric, *found)
 
     async def _caller(self, request: web.Request) -> Caller:
         caller = forwarded(self._proxy(), _common_names(request), request.headers)

@@ -26,16 +26,35 @@ from octavo_operator.work_queue import delay_after
 log = logging.getLogger(__name__)
 
 UPKEEP_SECONDS = 60.0
+MOST_WAIT = 2.0  # seconds between looks for the first certificate
 
 
 class PodSource(Protocol):
     def all_pods(self) -> Iterable[Pod]: ...
 
 
-class MetricsService:
-    """Serves the custom metrics API until cancelled; its troubles never stop the operator's other work."""
+class Leadership(Protocol):
+    won: asyncio.Event
 
-    def __init__(self, client: ApiClient, pods: PodSource, settings: Settings, telemetry: Telemetry) -> None:
+    @property
+    def leads(self) -> bool: ...
+
+
+class MetricsService:
+    """Serves the custom metrics API until cancelled; its troubles never stop the operator's other work.
+
+    Every replica serves, with the certificate that the leader has made and registered.
+    """
+
+    def __init__(
+        self,
+        client: ApiClient,
+        pods: PodSource,
+        settings: Settings,
+        telemetry: Telemetry,
+        leadership: Leadership,
+    ) -> None:
+        self._leadership = leadership
         samples = Samples()
         self._settings = settings
         self._registration = Registration(client, settings.namespace, settings.service_name)
@@ -46,23 +65,28 @@ class MetricsService:
         self._tls.verify_mode = ssl.CERT_OPTIONAL  # callers with a bearer token have no certificate
         self._api = MetricsApi(
             lambda namespace: (pod for pod in pods.all_pods() if pod.namespace == namespace),
+            self._scraper.freshen,
             samples,
             Delegation(client),
             lambda: self._proxy,
         )
 
     async def run(self) -> None:
-        """Scrape at once, serve as soon as there is a certificate, and keep all that right."""
+        """Serve as soon as there is a certificate, and keep all that right."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._scraper.run())
             await self._first_upkeep()
+            group.create_task(self._upkeep_when_won())
             group.create_task(self._upkeep_for_ever())
             port = self._settings.metrics_port
             await serve(self._api.application(), self._settings.bind_address, port, self._tls)
 
     async def upkeep(self) -> None:
         """Renew the certificate when it is time, and keep the APIServices right. May raise ApiError."""
-        bundle = await self._registration.bundle(datetime.datetime.now(datetime.UTC))
+        leads = self._leadership.leads
+        bundle = await self._registration.bundle(datetime.datetime.now(datetime.UTC), may_issue=leads)
+        if bundle is None:
+            return
         if bundle != self._bundle:
             load(self._tls, bundle)
             self._bundle = bundle
@@ -70,7 +94,8 @@ class MetricsService:
         if proxy.authority and proxy.authority != self._proxy.authority:
             self._tls.load_verify_locations(cadata=proxy.authority)
         self._proxy = proxy
-        await self._registration.register(bundle.authority)
+        if leads:
+            await self._registration.register(bundle.authority)
 
     async def _first_upkeep(self) -> None:
         failures = 0
@@ -79,16 +104,24 @@ class MetricsService:
                 await self.upkeep()
             except ApiError as error:
                 log.warning("the metrics API is not served yet: %s", error)
-                await asyncio.sleep(delay_after(failures))
+            if self._bundle is None:
+                await asyncio.sleep(min(delay_after(failures), MOST_WAIT))
                 failures += 1
+
+    async def _upkeep_when_won(self) -> None:
+        await self._leadership.won.wait()
+        await self._try_upkeep()
 
     async def _upkeep_for_ever(self) -> None:
         while True:
             await asyncio.sleep(UPKEEP_SECONDS)
-            try:
-                await self.upkeep()
-            except ApiError as error:
-                log.warning("upkeep of the metrics API: %s", error)
+            await self._try_upkeep()
+
+    async def _try_upkeep(self) -> None:
+        try:
+            await self.upkeep()
+        except ApiError as error:
+            log.warning("upkeep of the metrics API: %s", error)
 
 
 def load(tls: ssl.SSLContext, bundle: Bundle) -> None:
