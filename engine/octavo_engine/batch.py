@@ -98,6 +98,10 @@ class Batch:
         if not seq.request.sequences:
             del self.requests[seq.request.request_id]
 
+    def reserve(self, num_running: int) -> int:
+        """Blocks that an admission leaves to those who run, lest they preempt it at once: a hundredth."""
+        return max(1, self.kv.pool.num_blocks // 100) if num_running else 0
+
     def check_integrity(self) -> None:
         """Raise AssertionError when queues, places and blocks disagree; to be called between steps."""
         running, waiting = self.running, self.waiting

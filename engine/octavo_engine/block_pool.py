@@ -92,6 +92,9 @@ class BlockPool:
                 else:
                     self._cached[block] = None
 
+    def holders(self, block: int) -> int:
+        return self._holders[block]
+
     def is_shared(self, block: int) -> bool:
         return self._holders[block] > 1
 

@@ -7,7 +7,7 @@ wastes less than one block.
 from __future__ import annotations
 
 from octavo_engine.block_pool import BlockPool, block_hash, root_hash
-from octavo_engine.request import Sequence
+from octavo_engine.request import Sequence, Status
 from octavo_engine.step_draft import StepDraft
 
 
@@ -32,7 +32,7 @@ class KVCache:
 
         Prompt log probabilities need every position computed: nothing is looked up until they are reported.
         """
-        if not self._prefix_caching or seq.prompt_logprobs is not None:
+        if not self._prefix_caching or seq.prompt_logprobs is not None or seq.status is Status.SWAPPED:
             return []
         count = (len(seq.token_ids) - 1) // self.block_size
         self._hash(seq, count)
@@ -60,6 +60,14 @@ class KVCache:
 
     def blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
+
+    def blocks_to_admit(self, seq: Sequence, prefix: list[int], budget: int) -> int:
+        """Free blocks that a waiting sequence takes: all of its tokens' beside a cached ``prefix``, or those
+        that it had when it was swapped out and wants for the next ``budget`` tokens."""
+        if seq.status is not Status.SWAPPED:
+            return self.blocks_for(seq.num_tokens) - self.pool.num_held(prefix)
+        end = min(seq.num_computed + budget, seq.num_tokens)
+        return max(len(seq.host_table), self.blocks_for(end))
 
     def blocks_wanted(self, seq: Sequence, end: int) -> int:
         """Blocks that writing the positions from ``num_computed`` to ``end`` takes, a copy included."""
@@ -97,8 +105,11 @@ class KVCache:
         seq.num_offered = seq.writable_end = 0
 
     def swap_out(self, seq: Sequence, draft: StepDraft) -> bool:
-        """Move the sequence's blocks to the host; False, and nothing done, when the host has no room."""
-        if self.host.num_free < len(seq.block_table):
+        """Move the sequence's blocks to the host; False, and nothing done, when the host has no room.
+
+        Nor after a swap-in of this draft: it reads host blocks that are free by now, after all swap-outs.
+        """
+        if draft.swap_in or self.host.num_free < len(seq.block_table):
             return False
         seq.host_table = [self.host.allocate() for _ in seq.block_table]
         draft.swap_out += zip(seq.block_table, seq.host_table, strict=True)
@@ -106,8 +117,7 @@ class KVCache:
         return True
 
     def swap_in(self, seq: Sequence, draft: StepDraft) -> None:
-        """Move the blocks back to the device. The caller has looked for room and for swap-outs in this draft:
-        they are applied first and would overwrite the host blocks that this frees."""
+        """Move the blocks back to the device, where the caller has looked for room."""
         seq.block_table = [self.pool.allocate() for _ in seq.host_table]
         draft.swap_in += zip(seq.host_table, seq.block_table, strict=True)
         draft.block_changes += [(seq.seq_id, index, block) for index, block in enumerate(seq.block_table)]

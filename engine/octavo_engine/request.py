@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 
-from octavo_engine.messages import AddRequest, TokenLogprobs
+from octavo_engine.messages import AddRequest, SampledToken, TokenLogprobs
 
 NO_ROW = 1 << 62  # a row_step later than every step: the runner holds no row for the sequence
 
@@ -76,6 +76,10 @@ class Sequence:
     def __lt__(self, other: Sequence) -> bool:
         return self.key < other.key
 
+    def yields_to(self, other: Sequence) -> bool:
+        """Whether ``other`` is of a more urgent priority; who came first does not count."""
+        return other.request.order[0] < self.request.order[0]
+
     @property
     def has_row(self) -> bool:
         return self.row_step != NO_ROW
@@ -84,6 +88,16 @@ class Sequence:
     def awaits_tokens(self) -> bool:
         """Whether a step in flight is still sampling one of its tokens."""
         return self.num_tokens > len(self.token_ids)
+
+    def keep_prompt_logprobs(self, token: SampledToken, step_id: int) -> None:
+        """Collect a chunk's, unless it was computed before the prompt began anew."""
+        if (
+            self.prompt_logprobs is not None
+            and token.prompt_logprobs is not None
+            and step_id >= self.row_step
+        ):
+            missing = self.request.num_prompt_tokens - len(self.prompt_logprobs)
+            self.prompt_logprobs += token.prompt_logprobs[:missing]
 
 
 class Request:

@@ -2,8 +2,8 @@
 
 A step takes decodes first, then goes on with prompts that have begun, then admits from the queue while
 budget, places and blocks last. Who stands first is served first; who stands last gives way when blocks run
-out. Nothing is admitted in a step in which they ran out, and nobody overtakes the head of the queue, so that
-nobody starves.
+out, and to a newcomer of a more urgent priority that finds no room. Nothing is admitted in a step in which
+blocks ran out, and nobody overtakes the head of the queue, so that nobody starves.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from octavo_engine.messages import (
     StepInput,
     StepResult,
 )
+from octavo_engine.preemption import who_gives_way
 from octavo_engine.request import NO_ROW, Request, Sequence, Status
 
 
@@ -85,6 +86,7 @@ class Scheduler:
         """Decide the next step; None when there is nothing to compute until a step in flight is collected."""
         self._budget = self._token_budget
         self._short_of_blocks = False
+        self._make_way()
         prompts = self._schedule_decodes()
         self._schedule_prompts(prompts)
         self._admit_waiting()
@@ -102,8 +104,7 @@ class Scheduler:
             seq = self.batch.sequences.get(token.seq_id)
             if seq is None:
                 continue
-            if token.prompt_logprobs is not None:
-                _keep_prompt_logprobs(seq, token, result.step_id)
+            seq.keep_prompt_logprobs(token, result.step_id)
             if token.token_id >= 0:
                 outputs.append(self._append(seq, token))
         for seq_id, sentence in result.failed.items():
@@ -140,21 +141,41 @@ class Scheduler:
             seq = running[position]
             position += 1
             if seq.num_tokens - seq.num_computed > 1:
-                prompts.append(seq)
+                if not self._schedule_urgent_prompt(seq, len(running) - position):
+                    prompts.append(seq)
             elif seq.num_tokens < seq.request.max_length:  # else its last token is in flight
                 self._schedule_one(seq, 1)
         return prompts
 
+    def _schedule_urgent_prompt(self, seq: Sequence, num_behind: int) -> bool:
+        """A prompt goes before less urgent decodes, lest they take its blocks; each has its token left."""
+        if not self.batch.running[-1].yields_to(seq):
+            return False
+        spare = max(1, self._budget - num_behind)
+        self._schedule_one(seq, min(spare, seq.num_tokens - seq.num_computed))
+        return True
+
     def _schedule_prompts(self, prompts: list[Sequence]) -> None:
         for seq in prompts:
+            self._admit_waiting(before=seq)
             if self._budget and seq.status is Status.RUNNING:
                 self._schedule_one(seq, min(self._budget, seq.num_tokens - seq.num_computed))
 
-    def _admit_waiting(self) -> None:
-        if self._short_of_blocks or self.batch.draft.swap_out:
+    def _make_way(self) -> None:
+        """Preempt the least urgent for the head of the queue, if it is more urgent and finds no room."""
+        waiting, running = self.batch.waiting, self.batch.running
+        if waiting and running and running[-1].yields_to(waiting[0]) and not waiting[0].awaits_tokens:
+            prefix = self._kv.find_prefix(waiting[0])
+            num_blocks = self._kv.blocks_to_admit(waiting[0], prefix, self._budget)
+            for victim in who_gives_way(self.batch, waiting[0], prefix, num_blocks):
+                self._preempt(victim)
+
+    def _admit_waiting(self, before: Sequence | None = None) -> None:
+        """Admit from the queue, as far as those that stand ``before`` a sequence."""
+        if self._short_of_blocks:
             return
         waiting = self.batch.waiting
-        while waiting and self._budget:
+        while waiting and self._budget and (before is None or waiting[0] < before):
             seq = waiting[0]
             if seq.width > self.batch.free_places or seq.awaits_tokens:
                 return
@@ -168,9 +189,8 @@ class Scheduler:
         """Give a waiting sequence the cached blocks of its prefix, if the rest of it fits too."""
         prefix = self._kv.find_prefix(seq)
         num_cached = len(prefix) * self._kv.block_size
-        blocks = self._kv.blocks_for(seq.num_tokens) - self._kv.pool.num_held(prefix)
         too_long = seq.num_tokens - num_cached > self._budget and not self._config.enable_chunked_prefill
-        if too_long or blocks > self._room():
+        if too_long or self._kv.blocks_to_admit(seq, prefix, self._budget) > self._room():
             return False
         self._kv.begin_with(seq, prefix)
         if seq.num_cached_tokens < 0:
@@ -181,16 +201,14 @@ class Scheduler:
         return True
 
     def _swap_in(self, seq: Sequence) -> bool:
-        end = min(seq.num_computed + self._budget, seq.num_tokens)
-        if max(len(seq.host_table), self._kv.blocks_for(end)) > self._room():
+        if self._kv.blocks_to_admit(seq, [], self._budget) > self._room():
             return False
         self._kv.swap_in(seq, self.batch.draft)
         return True
 
     def _room(self) -> int:
-        """Blocks an admission may use: a hundredth is left to those who run, lest they preempt it at once."""
-        reserve = max(1, self._kv.pool.num_blocks // 100) if self.batch.running else 0
-        return self._kv.pool.num_free - reserve
+        """Blocks that an admission may use."""
+        return self._kv.pool.num_free - self.batch.reserve(len(self.batch.running))
 
     def _schedule_one(self, seq: Sequence, num_new: int) -> None:
         """Put the next ``num_new`` positions of a running sequence into the step, if blocks can be had."""
@@ -234,9 +252,12 @@ class Scheduler:
             victim = self._last_unscheduled()
             if victim is None or victim.key <= seq.key:
                 return False
-            self._num_preemptions += 1
-            self.batch.preempt(victim, swap=self._config.preemption_mode == "swap")
+            self._preempt(victim)
         return True
+
+    def _preempt(self, victim: Sequence) -> None:
+        self._num_preemptions += 1
+        self.batch.preempt(victim, swap=self._config.preemption_mode == "swap")
 
     def _last_unscheduled(self) -> Sequence | None:
         for seq in reversed(self.batch.running):
@@ -275,10 +296,3 @@ class Scheduler:
         self.batch.finish(seq)
         name, indices = seq.request.request_id, range(seq.index, seq.index + seq.width)
         return [SequenceOutput(name, index, [], finish_reason="error", error=sentence) for index in indices]
-
-
-def _keep_prompt_logprobs(seq: Sequence, token: SampledToken, step_id: int) -> None:
-    """Collect a chunk's prompt log probabilities, unless it was computed before the prompt began anew."""
-    if seq.prompt_logprobs is not None and token.prompt_logprobs is not None and step_id >= seq.row_step:
-        missing = seq.request.num_prompt_tokens - len(seq.prompt_logprobs)
-        seq.prompt_logprobs += token.prompt_logprobs[:missing]

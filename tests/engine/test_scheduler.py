@@ -18,7 +18,9 @@ from tests.engine.simulation import (
     tokens_by_sequence,
 )
 
-from octavo_engine.messages import SampledToken, SequenceOutput, StepInput, StepResult
+from octavo_engine.engine import EngineCore
+from octavo_engine.fake_runner import FakeRunner
+from octavo_engine.messages import AddRequest, SampledToken, SequenceOutput, StepInput, StepResult
 from octavo_engine.scheduler import Scheduler
 
 EOS = 2
@@ -257,21 +259,15 @@ def test_the_youngest_gives_way_and_comes_back_before_newer_ones() -> None:
 
 
 def test_nothing_is_admitted_in_a_step_in_which_blocks_ran_out() -> None:
-    def until_preemption(urgent_at: int | None) -> tuple[int, StepInput]:
-        scheduler = scheduler_of(blocks=10, max_num_batched_tokens=200, policy="priority")
-        for name in (0, 1, 2):
-            scheduler.add(request(str(name), [name] * 44, priority=1, max_tokens=100))
-        for number in range(100):
-            if number == urgent_at:
-                scheduler.add(request("urgent", [5], priority=0))
-            step = step_of(scheduler)
-            if scheduler.stats(0).preemptions:
-                return number, step
-            finish_step(scheduler, step)
-        raise AssertionError("blocks never ran out")
-
-    number, _ = until_preemption(urgent_at=None)
-    assert until_preemption(urgent_at=number)[1].starts == []
+    """Else the victim would come in again at once, and be preempted by the next who wants a block."""
+    scheduler = scheduler_of(blocks=10, max_num_batched_tokens=200)
+    for name in (0, 1, 2):
+        scheduler.add(request(str(name), [name] * 44, max_tokens=100))
+    step = step_of(scheduler)
+    while not scheduler.stats(0).preemptions:
+        finish_step(scheduler, step)
+        step = step_of(scheduler)
+    assert step.starts == []
 
 
 def test_a_preempted_sequence_waits_for_its_token_in_flight() -> None:
@@ -290,23 +286,128 @@ def test_a_preempted_sequence_waits_for_its_token_in_flight() -> None:
     assert len(start.token_ids) > 48
 
 
-def test_an_urgent_prompt_takes_no_blocks_from_who_is_in_the_step_already() -> None:
-    config = engine_config(blocks=19, policy="priority", max_num_batched_tokens=8)
-    usual = [request(f"usual-{number}", [number] * 44, priority=1, max_tokens=60) for number in range(3)]
-    urgent = request("urgent", [*range(3, 48), *[4] * 100], priority=0, max_tokens=10)
-    core, runner = start_engine(config)
+# ---- urgent newcomers ----
+def urgent_case(blocks: int, **settings: object) -> tuple[EngineCore, FakeRunner, list[AddRequest]]:
+    """An engine in which four usual requests decode, and these requests."""
+    core, runner = start_engine(engine_config(blocks=blocks, policy="priority", **settings))
+    usual = [request(f"usual-{number}", [number] * 44, priority=1, max_tokens=60) for number in range(4)]
     for each in usual:
         core.add(each)
+    return core, runner, usual
+
+
+@pytest.mark.parametrize("mode", ["recompute", "swap"])
+@pytest.mark.parametrize("in_flight", [1, 2])
+@pytest.mark.parametrize(
+    ("blocks", "places"), [pytest.param(20, 8, id="no blocks"), pytest.param(100, 4, id="no places")]
+)
+def test_an_urgent_newcomer_takes_the_room_of_the_least_urgent(
+    blocks: int, places: int, in_flight: int, mode: str
+) -> None:
+    """Its prompt goes on in every step from then on, and everybody's tokens are those of an idle engine."""
+    core, runner, usual = urgent_case(
+        blocks,
+        max_num_seqs=places,
+        max_num_batched_tokens=16,
+        steps_in_flight=in_flight,
+        preemption_mode=mode,
+        host_blocks=8,
+    )
     outputs: list[SequenceOutput] = []
-    while core.stats.generation_tokens < 3:
+    while core.stats.prompt_tokens < 4 * 44:
         outputs += core.step().outputs
+    before = core.stats.preemptions
+    urgent = request("urgent", [*range(3, 48), *[4] * 100], priority=0, max_tokens=10)
     core.add(urgent)
-    progress = [0]
-    while core.has_work():
+    outputs += core.step().outputs
+    assert before < core.stats.preemptions <= before + 2
+    computed: list[int] = []
+    while not any(output.request_id == "urgent" for output in outputs):
         outputs += core.step().outputs
-        progress += [row.num_computed for row in runner.rows.values() if row.num_prompt_tokens == 145]
-    assert any(before == after < 145 for before, after in pairwise(progress)), "it never lacked blocks"
+        core.check_integrity()
+        computed += [row.num_computed for row in runner.rows.values() if row.num_prompt_tokens == 145]
+    assert all(earlier < later for earlier, later in pairwise(computed))
+    assert len(computed) <= 145 // 12 + 3
+    outputs += drain(core)
     assert tokens_by_sequence(outputs) == generate(engine_config(), [*usual, urgent])
+
+
+@pytest.mark.parametrize(
+    ("policy", "priority", "length"),
+    [
+        pytest.param("fcfs", 0, 140, id="the policy knows no priorities"),
+        pytest.param("priority", 1, 140, id="it is as urgent as the others"),
+        pytest.param("priority", 0, 4, id="there is room"),
+    ],
+)
+def test_nobody_gives_way_when(policy: str, priority: int, length: int) -> None:
+    scheduler = scheduler_of(blocks=20, max_num_batched_tokens=200, policy=policy)
+    for number in range(4):
+        scheduler.add(request(str(number), [number] * 44, priority=1, max_tokens=4))
+    finish_step(scheduler, step_of(scheduler))
+    scheduler.add(request("newcomer", [9] * length, priority=priority))
+    finish_step(scheduler, step_of(scheduler))
+    assert scheduler.stats(0).preemptions == 0
+
+
+def test_nobody_gives_way_in_vain() -> None:
+    """The third newcomer is as urgent as those two who hold nearly everything."""
+    scheduler = scheduler_of(blocks=20, max_num_batched_tokens=400, policy="priority")
+    scheduler.add(request("usual", [1] * 44, priority=2, max_tokens=50))
+    for name in "ab":
+        scheduler.add(request(name, [ord(name) - 90] * 100, priority=1, max_tokens=50))
+    finish_step(scheduler, step_of(scheduler))
+    scheduler.add(request("c", [3] * 150, priority=1, max_tokens=1))
+    finish_step(scheduler, step_of(scheduler))
+    assert scheduler.stats(0).preemptions == 0
+    assert len(scheduler.batch.running) == 3
+
+
+def test_answers_that_share_a_prompt_free_it_only_together() -> None:
+    scheduler = scheduler_of(blocks=20, max_num_batched_tokens=400, policy="priority")
+    scheduler.add(request("usual", [1] * 150, priority=1, n=3, max_tokens=50))
+    for _ in range(2):
+        finish_step(scheduler, step_of(scheduler))
+    scheduler.add(request("urgent", [2] * 150, priority=0))
+    finish_step(scheduler, step_of(scheduler))
+    assert [seq.request.request_id for seq in scheduler.batch.running] == ["urgent"]
+    assert scheduler.stats(0).preemptions == 3
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from(["recompute", "swap"]), st.sampled_from([1, 2]))
+def test_requests_of_mixed_priorities_get_the_tokens_of_an_idle_engine(
+    seed: int, mode: str, in_flight: int
+) -> None:
+    rng = random.Random(seed)
+    config = engine_config(
+        blocks=rng.randint(10, 30),
+        host_blocks=10,
+        preemption_mode=mode,
+        steps_in_flight=in_flight,
+        policy="priority",
+        max_num_seqs=rng.randint(2, 6),
+        max_num_batched_tokens=rng.choice([4, 16, 48]),
+    )
+    requests = [
+        request(
+            str(number),
+            [number % 5] * rng.randint(1, 90),
+            priority=rng.randint(0, 2),
+            max_tokens=rng.randint(1, 40),
+            n=rng.choice([1, 1, 2]),
+        )
+        for number in range(16)
+    ]
+    core, _ = start_engine(config)
+    outputs: list[SequenceOutput] = []
+    for each in requests:
+        core.add(each)
+        for _ in range(rng.randint(0, 6)):
+            outputs += core.step().outputs
+            core.check_integrity()
+    outputs += drain(core)
+    assert tokens_by_sequence(outputs) == generate(engine_config(), requests)
 
 
 @settings(max_examples=15, deadline=None)
