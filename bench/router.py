@@ -1,14 +1,16 @@
-"""Measures the router on one core; load and pods run on another (bench/router_peer.py).
+"""Measures the router on one core; load and pods run on another (bench/router_load.c).
 
     python bench/router.py [--runs 3] [--seconds 5] [--only FIGURE ...] [--keep]
 
-Prints the medians; --keep writes them to bench/results/router.json. Needs two cores, otherwise idle.
+Prints the medians; --keep writes them to bench/results/router.json. Needs cc and two cores, otherwise idle.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -30,8 +32,9 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "router.json"
 PODS = 8
 HELD = 5000
+DISTINCT = 500_000
 DELAY_LIMIT_MS = 25.0
-CHUNK_RATES = (4, 6, 8, 10, 12, 14, 16, 18, 20, 22, *range(25, 60, 3))  # a second, on each stream
+CHUNK_RATES = range(4, 61)  # a second, on each stream
 Figures = dict[str, float]
 
 
@@ -48,65 +51,108 @@ def free_ports(count: int) -> int:
     raise OSError("no free ports")
 
 
+class Load:
+    """The program that is both load and pods (bench/router_load.c), on core 1."""
+
+    def __init__(self, first_pod_port: int) -> None:
+        program = compiled(ROOT / "bench" / "router_load.c")
+        command = ["taskset", "-c", "1", str(program), str(first_pod_port), str(PODS)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(self, workload: str, port: int, seconds: float, amount: float) -> Figures:
+        """One run of a workload, whose names are in the program's `run`."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        print(workload, port, seconds, amount, file=stdin, flush=True)
+        line = stdout.readline()
+        if not line:
+            raise RuntimeError(f"the load program ended in the workload {workload}: see above")
+        found: Figures = json.loads(line)
+        return found
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@functools.cache
+def compiled(source: Path) -> Path:
+    """The program of a C file, in a folder that is gone when this process is."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    program = Path(folder.name) / source.stem
+    subprocess.run(["cc", "-O2", "-o", program, source], check=True)
+    return program
+
+
 class Bench:
     """A running router, and workloads against it."""
 
-    def __init__(self, seconds: float, router: psutil.Popen, first_port: int) -> None:
+    def __init__(self, seconds: float, router: psutil.Popen, load: Load, first_port: int) -> None:
         self._seconds = seconds
         self._router = router
+        self._load = load
         self._port, self._pods = first_port, first_port + 2
 
-    def peer(self, workload: str, amount: float = 0, *, direct: bool = False) -> Figures:
-        """One run of a workload; `direct`: at a pod, without the router."""
-        port = self._pods if direct else self._port
-        found: Figures = json.loads(subprocess.check_output(self._command(workload, port, amount)))
-        return found
+    def run(self, workload: str, amount: float = 0, *, direct: bool = False) -> Figures:
+        """One run of a workload; `direct`: at a pod, without the router. Adds the router's CPU time, in s."""
+        before = sum(self._router.cpu_times()[:2])
+        found = self._load.run(workload, self._pods if direct else self._port, self._seconds, amount)
+        return found | {"cpu_s": sum(self._router.cpu_times()[:2]) - before}
 
-    def _command(self, workload: str, port: int, amount: float) -> list[str]:
-        script = str(ROOT / "bench" / "router_peer.py")
-        arguments = [workload, str(port), str(self._pods), str(self._seconds), str(amount)]
-        return ["taskset", "-c", "1", sys.executable, script, *arguments]
+    def cpu_us(self, workload: str, amount: float = 0) -> float:
+        """CPU time of the router for each answer or chunk: steadier than a rate on a shared machine."""
+        found = self.run(workload, amount)
+        return 1e6 * found["cpu_s"] / found["answers"]
 
     def added(self, workload: str, quantile: str, amount: float = 0) -> float:
         """What the router adds to a time, in ms: with it less without it."""
-        return self.peer(workload, amount)[quantile] - self.peer(workload, amount, direct=True)[quantile]
+        return self.run(workload, amount)[quantile] - self.run(workload, amount, direct=True)[quantile]
 
     def most_chunks(self) -> float:
-        """The most chunks a second at which 99% are late by no more than DELAY_LIMIT_MS."""
-        best = 0.0
-        for rate in CHUNK_RATES:
-            found = self.peer("chunks", rate)
+        """The most chunks a second at which 99% are late by no more than DELAY_LIMIT_MS, by bisection."""
+        best, low, high = 0.0, 0, len(CHUNK_RATES)
+        while low < high:
+            middle = (low + high) // 2
+            found = self.run("chunks", CHUNK_RATES[middle])
             if found["p99_ms"] > DELAY_LIMIT_MS:
-                break
-            best = found["chunks_s"]
+                high = middle
+            else:
+                best, low = max(best, found["chunks_s"]), middle + 1
         return best
 
     def kb_per_stream(self) -> float:
         """The router's memory for an open stream, in KB, over that of its start."""
         before = self._router.memory_info().rss
-        command = self._command("hold", self._port, HELD)
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as peer:
-            assert peer.stdout is not None
-            assert json.loads(peer.stdout.readline())["open"] == HELD
-            after = self._router.memory_info().rss
-            peer.communicate()
-        return (after - before) / 1024 / HELD
+        self.run("hold", HELD)
+        return (self._router.memory_info().rss - before) / 1024 / HELD
 
     def slowest_cancel(self) -> float:
         """The worse p99 of the two: before the first byte, and in mid-stream."""
-        return max(self.peer(f"cancel-{kind}")["p99_ms"] for kind in ("silent", "stream"))
+        return max(self.run(f"cancel-{kind}")["p99_ms"] for kind in ("silent", "stream"))
+
+    def growth_over_distinct(self) -> float:
+        """MB by which the router grows over DISTINCT requests after DISTINCT others, all prompts new."""
+        self.run("distinct", DISTINCT)
+        before = self._router.memory_info().rss
+        self.run("distinct", DISTINCT)
+        return (self._router.memory_info().rss - before) / 2**20
 
 
 MEASURES: dict[str, tuple[str, Callable[[Bench], float]]] = {
     "kb_per_open_stream": ("KB", Bench.kb_per_stream),
-    "short_req_s_per_core": ("req/s", lambda bench: bench.peer("short")["req_s"]),
-    "big_body_req_s_per_core.220KB": ("req/s", lambda bench: bench.peer("big")["req_s"]),
+    "short_req_s_per_core": ("req/s", lambda bench: bench.run("short")["req_s"]),
+    "big_body_req_s_per_core.220KB": ("req/s", lambda bench: bench.run("big")["req_s"]),
     "chunks_s_per_core": ("chunks/s", Bench.most_chunks),
     "added_ttft_p50_ms.1000_streams": ("ms", lambda bench: bench.added("ttft", "p50_ms")),
     "added_ttft_p99_ms.1000_streams": ("ms", lambda bench: bench.added("ttft", "p99_ms")),
     "added_latency_p50_ms.1_client": ("ms", lambda bench: bench.added("short", "p50_ms", 1)),
     "added_latency_p99_ms.1_client": ("ms", lambda bench: bench.added("short", "p99_ms", 1)),
     "cancel_ms": ("ms", Bench.slowest_cancel),
+    "cpu_us_per_short_request": ("us", lambda bench: bench.cpu_us("short")),
+    "cpu_us_per_chunk.24000_a_second": ("us", lambda bench: bench.cpu_us("chunks", 10)),
+    "memory_growth_mb.500k_more_distinct_prompts": ("MB", Bench.growth_over_distinct),
 }
 
 
@@ -122,11 +168,13 @@ def running(seconds: float) -> Iterator[Bench]:
         command = ["taskset", "-c", "0", sys.executable, "-m", "octavo_router", "--static", str(models)]
         path = os.pathsep.join([str(ROOT / "router"), os.environ.get("PYTHONPATH", "")])
         settings = ports | {"OCTAVO_LOG_LEVEL": "error", "PYTHONPATH": path}
+        load = Load(first + 2)
         router = psutil.Popen(command, env=os.environ | settings)
         try:
             wait_ready(first + 1)
-            yield Bench(seconds, router, first)
+            yield Bench(seconds, router, load, first)
         finally:
+            load.stop()
             router.kill()
             router.wait()
 

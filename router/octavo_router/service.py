@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -42,6 +43,7 @@ class Service:
         self._listen_for_signals()
         async with self._discovering(registry), self._administered():
             port = await gateway.start()
+            _calm_collector()
             log.info("serving on %s:%d", self._settings.host, port)
             await self._told.wait()
             log.info("leaving: accepting %g s more, then finishing what runs", self._settings.lame_duck)
@@ -105,3 +107,13 @@ class Service:
         if self._told.is_set():
             return "The router is leaving."
         return None if self._figures.synced else "The first list of models is not complete yet."
+
+
+def _calm_collector() -> None:
+    """Lets the garbage collector look seldom, and never at what is here to stay.
+
+    The data path leaves no cycles behind; with thousands of streams a full look takes milliseconds.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)

@@ -19,10 +19,10 @@ from octavo_router.errors import (
     UnreachableError,
     UpstreamTimeoutError,
 )
-from octavo_router.proxy.heads import LAST_CHUNK, Framing, error_event, response_head, upstream_head
+from octavo_router.proxy.heads import LAST_CHUNK, Framing, ResponseHead, error_event, upstream_head
 from octavo_router.proxy.model_name import model_of
 from octavo_router.proxy.reader import Request
-from octavo_router.proxy.upstream import ResponseHead, UpstreamConnection
+from octavo_router.proxy.upstream import UpstreamConnection
 from octavo_router.routing import Features
 
 if TYPE_CHECKING:
@@ -173,15 +173,9 @@ class Exchange:
         self._framing = framing = _framing(head, request.http10)
         self._keep_alive = request.keep_alive and framing != Framing.CLOSE and not self._gateway.closing
         self._chunked = framing == Framing.CHUNKED
-        self._stream = not head.sized and head.is_event_stream()
-        self._head_out = response_head(
-            head.status,
-            head.names,
-            head.headers,
-            framing,
-            keep_alive=self._keep_alive,
-            http10=request.http10,
-            request_id=self.request_id,
+        self._stream = not head.sized and head.event_stream
+        self._head_out = head.to_client(
+            framing, keep_alive=self._keep_alive, http10=request.http10, request_id=self.request_id
         )
 
     def forward(self, body: bytes, last: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from octavo_router.errors import (
+    BadUpstreamError,
     ExpectationFailedError,
     InvalidRequestError,
     RouterError,
@@ -23,6 +24,7 @@ HOP_BY_HOP = frozenset(
 # These are written anew for the pod: the body is whole, and the router has answered `Expect` itself.
 _NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect", b"http2-settings", b"x-request-id"}
 _MAX_ID = 128
+_BODYLESS = (204, 304)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -36,7 +38,10 @@ class Framing:
 
 
 class RequestHead(msgspec.Struct, gc=False):
-    """A checked request head."""
+    """A checked request head.
+
+    Requests of a connection share it when their heads differ only in their length, which a body tells better.
+    """
 
     method: bytes
     target: bytes  # origin form: path and query
@@ -48,6 +53,7 @@ class RequestHead(msgspec.Struct, gc=False):
     expects_continue: bool
     request_id: bytes | None
     nominated: frozenset[bytes] = frozenset()  # further headers that `Connection` names as meant for this hop
+    end_to_end: bytes | None = None  # the lines that go on to a pod, once they have been asked for
 
     @property
     def has_body(self) -> bool:
@@ -116,46 +122,75 @@ def _nominated(value: bytes) -> frozenset[bytes]:
 
 def upstream_head(head: RequestHead, host: bytes, length: int, request_id: bytes, extra: bytes) -> bytes:
     """The head of the request to a pod: end-to-end headers as they came, in their order."""
-    hop = _NOT_FORWARDED | head.nominated if head.nominated else _NOT_FORWARDED
-    lines = [b"%b: %b\r\n" % header for header in head.headers if header[0].lower() not in hop]
+    lines = head.end_to_end
+    if lines is None:
+        head.end_to_end = lines = _end_to_end(head)
     return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
         head.method,
         head.target,
         host,
-        b"".join(lines),
+        lines,
         extra,
         request_id,
         length,
     )
 
 
-def response_head(
-    status: int,
-    names: list[bytes],
-    headers: list[Header],
-    framing: int,
-    *,
-    keep_alive: bool,
-    http10: bool,
-    request_id: bytes,
-) -> bytes:
-    """The head of the response to the client: the pod's end-to-end headers, this hop's framing.
+def _end_to_end(head: RequestHead) -> bytes:
+    hop = _NOT_FORWARDED | head.nominated if head.nominated else _NOT_FORWARDED
+    return b"".join([b"%b: %b\r\n" % header for header in head.headers if header[0].lower() not in hop])
 
-    `names` are the headers' names in lower case.
-    """
-    hop = HOP_BY_HOP
-    if b"connection" in names:
-        hop = hop.union(*(_nominated(value) for name, value in headers if name.lower() == b"connection"))
-    lines = [b"%b: %b\r\n" % header for name, header in zip(names, headers, strict=True) if name not in hop]
-    if b"x-request-id" not in names:
-        lines.append(b"x-request-id: %b\r\n" % request_id)
-    if framing == Framing.CHUNKED:
-        lines.append(b"transfer-encoding: chunked\r\n")
-    return b"%b%b%b\r\n" % (
-        STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
-        b"".join(lines),
-        connection_line(keep_alive, http10),
-    )
+
+class ResponseHead:
+    """The head of a pod's response, as far as it is needed to pass it on."""
+
+    __slots__ = ("_identified", "_lines", "chunked", "event_stream", "length", "sized", "status")
+
+    def __init__(self, status: int, headers: list[Header]) -> None:
+        """Raises BadUpstreamError for a transfer coding that would be lost on the way."""
+        self.status = status
+        self.length: int | None = None
+        self.chunked = self.event_stream = self._identified = False
+        nominated: frozenset[bytes] = frozenset()
+        lines: list[tuple[bytes, bytes]] = []
+        for name, value in headers:
+            lowered = name.lower()
+            if lowered == b"content-length":
+                self.length = int(value)
+            elif lowered == b"connection":
+                nominated |= _nominated(value)
+            elif lowered not in HOP_BY_HOP:
+                lines.append((lowered, b"%b: %b\r\n" % (name, value)))
+                self._note(lowered, value)
+            elif lowered == b"transfer-encoding":
+                self._note_coding(value)
+        self.sized = self.length is not None or status in _BODYLESS
+        self._lines = b"".join([line for lowered, line in lines if lowered not in nominated])
+
+    def _note(self, lowered: bytes, value: bytes) -> None:
+        if lowered == b"content-type":
+            self.event_stream = value.lower().startswith(b"text/event-stream")
+        elif lowered == b"x-request-id":
+            self._identified = True
+
+    def _note_coding(self, value: bytes) -> None:
+        if value.lower() != b"chunked":
+            raise BadUpstreamError(f"The model's pod answered with the transfer encoding {value[:50]!r}.")
+        self.chunked = True
+
+    def to_client(self, framing: int, *, keep_alive: bool, http10: bool, request_id: bytes) -> bytes:
+        """The head of the response to the client: the pod's end-to-end headers, this hop's framing."""
+        if framing == Framing.CHUNKED:
+            size = b"transfer-encoding: chunked\r\n"
+        else:
+            size = b"" if self.length is None else b"content-length: %d\r\n" % self.length
+        return b"%b%b%b%b%b\r\n" % (
+            STATUS_LINES.get(self.status) or b"HTTP/1.1 %d \r\n" % self.status,
+            self._lines,
+            b"" if self._identified else b"x-request-id: %b\r\n" % request_id,
+            size,
+            connection_line(keep_alive, http10),
+        )
 
 
 def connection_line(keep_alive: bool, http10: bool) -> bytes:

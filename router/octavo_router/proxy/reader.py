@@ -17,9 +17,11 @@ from octavo_router.errors import (
 )
 from octavo_router.metrics import Figures
 from octavo_router.proxy.heads import Header, RequestHead, read_head
+from octavo_router.proxy.known import KnownHead
 from octavo_router.settings import Settings
 
 _MAX_HEADERS = 256
+_MAX_KNOWN = 8192  # bytes of a head that is kept to be known again
 # So many bytes may a chunked body take on the wire for each that it carries: extensions are no free channel.
 _MAX_CHUNK_OVERHEAD, _FREE_OVERHEAD = 8, 16_384
 
@@ -54,14 +56,18 @@ class RequestReader:
     """
 
     __slots__ = (
+        "_beginning",
         "_body",
         "_body_bytes",
         "_figures",
         "_head",
         "_headers",
+        "_known",
+        "_missing",
         "_on_continue",
         "_on_request",
         "_parser",
+        "_read_bytes",
         "_settings",
         "_target",
         "_trailer_bytes",
@@ -85,6 +91,8 @@ class RequestReader:
         self._body: list[bytes] = []
         self._upgrade = False
         self._body_bytes = 0
+        self._known: KnownHead[RequestHead] | None = None
+        self._missing = 0  # bytes of a body that the parser is not to see: its head was known
         self._reset()
         self._parser = httptools.HttpRequestParser(self)
 
@@ -93,10 +101,20 @@ class RequestReader:
         self._head: RequestHead | None = None
         self._headers: list[Header] = []
         self._target = b""
-        self._trailer_bytes = self._wire_bytes = self._unfinished = 0
+        self._trailer_bytes = self._wire_bytes = self._unfinished = self._read_bytes = 0
+        self._beginning = b""  # of the request, up to its head's end
 
     def feed(self, data: bytes) -> None:
         """Reads on. Raises RouterError when what was sent cannot be served; nothing more may be fed then."""
+        if self._missing:
+            self._read_known(data)
+            return
+        if self.phase == Phase.IDLE:
+            if self._known is not None and self._begin_known(self._known, data):
+                return
+            end = data.find(b"\r\n\r\n")
+            self._beginning = data[: end + 4] if end > 0 else b""
+        self._read_bytes += len(data)
         if self.phase == Phase.BODY:
             self._wire_bytes += len(data)
         else:
@@ -118,6 +136,42 @@ class RequestReader:
         self._body_bytes = 0
         self._body.clear()
         del self._parser
+
+    def _begin_known(self, known: KnownHead[RequestHead], data: bytes) -> bool:
+        """Reads a request whose head was there before. False: it is for the parser."""
+        found = known.match(data)
+        if found is None:
+            return False
+        start, length = found
+        missing = length + start - len(data)
+        if missing < 0:  # and more behind it
+            return False
+        if length > self._settings.max_body_bytes:
+            raise self._body_too_large()
+        self._head = known.head
+        self.on_body(data[start:])
+        if missing:
+            self.phase = Phase.BODY
+            self._missing = missing
+        else:
+            self.on_message_complete()
+        return True
+
+    def _read_known(self, data: bytes) -> None:
+        missing = self._missing
+        self._missing = max(0, missing - len(data))
+        self.on_body(data if len(data) <= missing else data[:missing])
+        if not self._missing:
+            self.on_message_complete()
+            if len(data) > missing:
+                self.feed(data[missing:])
+
+    def _learn(self, head: RequestHead, length: int) -> None:
+        """Keeps a head that asks for nothing at its end; forgets all where no other request may follow."""
+        if not head.keep_alive:
+            self._known = None
+        elif not (head.chunked or head.expects_continue or len(self._beginning) > _MAX_KNOWN):
+            self._known = KnownHead.learn(self._beginning, length, self._read_bytes, head) or self._known
 
     def _check_unfinished(self) -> None:
         """Bounds what no callback has seen yet: a head without an end, and extensions of chunks."""
@@ -200,6 +254,8 @@ class RequestReader:
         pieces = self._body
         request = Request(head, pieces[0] if len(pieces) == 1 else b"".join(pieces), self._figures)
         pieces.clear()
+        if self._read_bytes or not head.keep_alive:
+            self._learn(head, self._body_bytes)
         self._body_bytes = 0
         self._reset()
         self._on_request(request)

@@ -9,53 +9,32 @@ import httptools
 
 from octavo_router.endpoints import Endpoint
 from octavo_router.errors import BadUpstreamError, RouterError
-from octavo_router.proxy.heads import Header
+from octavo_router.proxy.heads import Header, ResponseHead
+from octavo_router.proxy.known import KnownHead
 
 if TYPE_CHECKING:
     from octavo_router.proxy.exchange import Exchange
     from octavo_router.proxy.pool import Pool
 
 _MAX_HEAD_BYTES = 65_536
-_BODYLESS = (204, 304)
 _JOINED_BYTES = 65_536  # up to here a copy is cheaper than a second system call
 _FRESH, _REUSED = False, True
-
-
-class ResponseHead:
-    """The head of a pod's response, as far as it is needed to pass it on."""
-
-    __slots__ = ("chunked", "headers", "names", "sized", "status")
-
-    def __init__(self, status: int, headers: list[Header]) -> None:
-        self.status = status
-        self.headers = headers
-        self.names = names = [name.lower() for name, _ in headers]  # in lower case
-        self.chunked = b"transfer-encoding" in names
-        self.sized = b"content-length" in names or status in _BODYLESS
-
-    def check(self) -> None:
-        """Raises BadUpstreamError for a transfer coding that would be lost on the way."""
-        for name, (_, value) in zip(self.names, self.headers, strict=True):
-            if name == b"transfer-encoding" and value.lower() != b"chunked":
-                raise BadUpstreamError(f"The model's pod answered with the transfer encoding {value[:50]!r}.")
-
-    def is_event_stream(self) -> bool:
-        return any(
-            name == b"content-type" and value.lower().startswith(b"text/event-stream")
-            for name, (_, value) in zip(self.names, self.headers, strict=True)
-        )
 
 
 class UpstreamConnection(asyncio.Protocol):
     """A keep-alive connection to a pod: an exchange's from `send` to the response's end, else the pool's."""
 
     __slots__ = (
+        "_beginning",
+        "_head",
         "_head_bytes",
         "_headers",
         "_keep_alive",
+        "_known",
         "_parser",
         "_paused",
         "_pool",
+        "_read_bytes",
         "_until_eof",
         "complete",
         "endpoint",
@@ -78,7 +57,10 @@ class UpstreamConnection(asyncio.Protocol):
         self.pieces: list[bytes] = []
         self.on_body = self.pieces.append  # called by the parser: no Python frame for a chunk
         self._headers: list[Header] = []
-        self._head_bytes = 0
+        self._head_bytes = self._read_bytes = 0
+        self._beginning = b""  # the read that began the response, until it is known what it says
+        self._head: ResponseHead | None = None
+        self._known: KnownHead[ResponseHead] | None = None  # the head of a former response
         self._keep_alive = self._until_eof = self._paused = self.complete = False
         self._parser = httptools.HttpResponseParser(self)
 
@@ -88,6 +70,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Sends one request. The response, or its failure, is told to the exchange."""
         self.exchange = exchange
         self.complete = False
+        self._read_bytes = 0
         if len(body) <= _JOINED_BYTES:
             self.transport.write(head + body)
         else:
@@ -119,6 +102,11 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is None:  # an answer to nothing
             self.transport.abort()
             return
+        if not self._read_bytes:
+            if self._known is not None and self._pass_known(self._known, exchange, data):
+                return
+            self._beginning = data
+        self._read_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -143,10 +131,35 @@ class UpstreamConnection(asyncio.Protocol):
         pieces, complete = self.pieces, self.complete
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
+        self._learn()
         if complete:
             self.exchange = None
             self._release()
         exchange.forward(body, complete)
+
+    def _pass_known(self, known: KnownHead[ResponseHead], exchange: Exchange, data: bytes) -> bool:
+        """Passes on a whole response whose head was there before."""
+        found = known.match(data)
+        if found is None or sum(found) != len(data):
+            return False
+        start, known.head.length = found
+        exchange.begin(known.head)
+        if self.exchange is exchange:
+            self.exchange = None
+            self._release()
+            exchange.forward(data[start:], last=True)
+        return True
+
+    def _learn(self) -> None:
+        """Keeps the head of a response that came whole in one read, and that more may follow."""
+        head, beginning, self._head, self._beginning = self._head, self._beginning, None, b""
+        if (
+            head is not None
+            and head.length is not None
+            and self._keep_alive
+            and len(beginning) == self._read_bytes
+        ):
+            self._known = KnownHead.learn(beginning, head.length, len(beginning), head)
 
     def _release(self) -> None:
         if self._keep_alive and not self.transport.is_closing():
@@ -185,9 +198,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         # Only here: after the end of the message the parser always says no.
         self._keep_alive = self._parser.should_keep_alive()
-        head = ResponseHead(status, headers)
-        if head.chunked:
-            head.check()
+        self._head = head = ResponseHead(status, headers)
         self._until_eof = not head.sized and not head.chunked
         self.exchange.begin(head)
 

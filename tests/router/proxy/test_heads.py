@@ -11,10 +11,10 @@ from octavo_router.proxy.heads import (
     HOP_BY_HOP,
     Framing,
     Header,
+    ResponseHead,
     error_event,
     error_response,
     read_head,
-    response_head,
     upstream_head,
 )
 
@@ -70,8 +70,7 @@ def test_what_connection_names_stays_on_its_hop_but_never_more_than_that() -> No
     HEADERS, st.sampled_from([Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE]), st.booleans(), st.booleans()
 )
 def test_response_heads_are_read_as_meant(headers: list[Header], framing: int, keep: bool, old: bool) -> None:
-    names = [name.lower() for name, _ in headers]
-    head = response_head(299, names, headers, framing, keep_alive=keep, http10=old, request_id=b"id-1")
+    head = ResponseHead(299, headers).to_client(framing, keep_alive=keep, http10=old, request_id=b"id-1")
     parser = h11.Connection(h11.CLIENT)
     parser.send(h11.Request(method="POST", target="/", headers=[("host", "a"), ("content-length", "0")]))
     parser.receive_data(head)
@@ -86,8 +85,8 @@ def test_response_heads_are_read_as_meant(headers: list[Header], framing: int, k
 
 def test_the_pod_s_own_request_id_passes() -> None:
     headers: list[Header] = [(b"X-Request-Id", b"pod")]
-    head = response_head(
-        200, [b"x-request-id"], headers, Framing.LENGTH, keep_alive=True, http10=False, request_id=b"ours"
+    head = ResponseHead(200, headers).to_client(
+        Framing.LENGTH, keep_alive=True, http10=False, request_id=b"ours"
     )
     assert head == b"HTTP/1.1 200 OK\r\nX-Request-Id: pod\r\n\r\n"
 
