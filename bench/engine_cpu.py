@@ -6,7 +6,6 @@ Usage: python -m bench.engine_cpu [--runs 3]. Writes bench/results/engine-cpu.js
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import platform
@@ -78,7 +77,7 @@ def wait_for_completion(url: str, process: subprocess.Popen[bytes]) -> None:
 def output_rate(url: str, streams: int) -> float:
     """Output tokens a second over all streams: prompts of 64 random tokens, 64 tokens each."""
     load = Load(2 * streams, 64, 64, streams, 0.0, VOCABULARY, seed=random.randrange(1 << 30))
-    summary = asyncio.run(run_load(url, model_name(url), load))
+    summary = run_load(url, model_name(url), load)
     assert summary["failed"] == 0, summary["first_error"]
     return float(summary["output_tokens_per_s"])
 

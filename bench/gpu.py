@@ -1,8 +1,9 @@
-"""The engine on one GPU, in process: what docs/performance.md's table asks of it beside HTTP.
+"""The engine on one GPU: what docs/performance.md's table asks of it, in process and over HTTP.
 
-Usage: python bench/gpu.py [--runs 3] [--only tpot ttft ...] [--result NAME]. The model has Llama 3.1 8B's
-shape and random weights; requests have 512 random tokens in and 128 out at temperature 1. Writes
-bench/results/NAME.json. ``--start`` is the program's own way to time a fresh process.
+Usage: PYTHONPATH=engine python bench/gpu.py [--runs 3] [--only start offline mixed http fp8] [--result NAME].
+The model has Llama 3.1 8B's shape and random weights; requests have 512 random tokens in and 128 out at
+temperature 1. Figures go to bench/results/engine-CARD.json as they are known; those of other groups stay.
+bench/gpu.sh runs this with all else.
 """
 
 from __future__ import annotations
@@ -17,40 +18,24 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+import gpu_http
+from gpu_model import VOCAB, write_config
+from octavo_engine.bench.mixed import Mixture, measure_mixed
+from octavo_engine.bench.prefix import measure_prefix
 from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from octavo_engine.engine import EngineCore
 from octavo_engine.messages import AddRequest
 from octavo_engine.runner.model_runner import ModelRunner
 from octavo_engine.sampling_params import SamplingParams
 
-VOCAB = 128256
-LLAMA_3_1_8B = {
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": VOCAB,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 131072,
-    "rope_theta": 500000.0,
-    "rope_scaling": {
-        "rope_type": "llama3",
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    },
-    "torch_dtype": "bfloat16",
-    "eos_token_id": [128001, 128008, 128009],
-}
+Figure = tuple[str, float, str]  # name, value, what was done
+OFFLINE = ("tpot", "ttft", "prefill", "prefix", "offline_run")
 BATCHES = (1, 8, 32, 128, 256)
 PROMPT, OUTPUT, REQUESTS, PREFIX = 512, 128, 1000, 2000
 
@@ -117,7 +102,7 @@ class Bench:
         measure()
         return statistics.median(measure() for _ in range(runs or self.runs))
 
-    def tpot(self) -> Iterator[tuple[str, float, str]]:
+    def tpot(self) -> Iterator[Figure]:
         for batch in BATCHES:
             found = [
                 self.answer([self.prompt(PROMPT) for _ in range(batch)], OUTPUT) for _ in range(self.runs + 1)
@@ -131,40 +116,61 @@ class Bench:
                 f"{batch} requests at once; prompts of others included",
             )
 
-    def ttft(self) -> Iterator[tuple[str, float, str]]:
+    def ttft(self) -> Iterator[Figure]:
         found = self.median(lambda: self.answer([self.prompt(PROMPT)], 1).ttfts[0], 9)
         yield "ttft_ms.512", 1e3 * found, "one request on an idle engine"
 
-    def prefill(self) -> Iterator[tuple[str, float, str]]:
+    def prefill(self) -> Iterator[Figure]:
         found = self.median(lambda: self.answer([self.prompt(1024) for _ in range(64)], 1).seconds)
         yield "prefill_tok_s", 64 * 1024 / found, "64 prompts of 1024 tokens, one token out"
 
-    def offline(self) -> Iterator[tuple[str, float, str]]:
+    def offline_run(self) -> Iterator[Figure]:
         def once() -> float:
             return self.answer([self.prompt(PROMPT) for _ in range(REQUESTS)], OUTPUT).seconds
 
         found = statistics.median(once() for _ in range(self.runs))
         yield "offline_tok_s.1000x512x128", REQUESTS * OUTPUT / found, "1000 requests at once"
 
-    def prefix(self) -> Iterator[tuple[str, float, str]]:
+    def prefix(self) -> Iterator[Figure]:
         for clients in (1, 16):
-
-            def ratio(clients: int = clients) -> float:
-                cold = self.answer([self.prompt(PREFIX + 16) for _ in range(clients)], 1)
-                shared = self.prompt(PREFIX)
-                self.answer([shared], 1)
-                warm = self.answer([shared + self.prompt(16) for _ in range(clients)], 1)
-                return statistics.median(cold.ttfts) / statistics.median(warm.ttfts)
-
+            found = measure_prefix(
+                self.core, clients=clients, prefix_len=PREFIX, own_len=16, vocab_size=VOCAB, runs=self.runs
+            )
             what = f"{clients} clients at once, {PREFIX} shared tokens and 16 own, cold against cached"
-            yield f"prefix_ttft_ratio.c{clients}", self.median(ratio), what
+            yield f"prefix_ttft_ratio.c{clients}", found["prefix_ttft_ratio"], what
+            yield f"prefix_ttft_ms.c{clients}", found["cached_ttft_ms"], f"{what}: cached"
+
+    def mixed(self) -> Iterator[Figure]:
+        for streams in (8, 64):
+            mixture = Mixture(streams, 2, 2000, PROMPT, 300, VOCAB)
+            runs = [measure_mixed(self.core, replace(mixture, seed=seed)) for seed in range(self.runs + 1)][
+                1:
+            ]
+            suffix = "mixed_long_prompts" + ("" if streams == 8 else f".{streams}_streams")
+            what = (
+                f"gaps between tokens of {streams} streams, two prompts of 2,000 tokens always in the queue"
+            )
+
+            def middle(figure: Callable[[dict[str, Any]], float], runs: list[dict[str, Any]] = runs) -> float:
+                return statistics.median(figure(run) for run in runs)
+
+            yield f"tpot_p99_ratio.{suffix}", middle(lambda run: run["tpot_p99_ratio"]), f"{what}, over idle"
+            yield f"tpot_p99_ms.{suffix}", middle(lambda run: run["loaded_tpot_ms"]["p99"]), what
+            yield f"tpot_p50_ms.{suffix}", middle(lambda run: run["loaded_tpot_ms"]["p50"]), what
+            yield f"prefill_tok_s.{suffix}", middle(lambda run: run["prompt_tokens_per_s"]), what
+
+    def fp8_tpot(self) -> Iterator[Figure]:
+        for figure, value, what in self.tpot():
+            if figure.startswith("tpot_ms"):
+                yield f"fp8_{figure}", value, f"{what}; weights and activations in FP8"
 
 
-def configuration(folder: str) -> EngineConfig:
-    (Path(folder) / "config.json").write_text(json.dumps(LLAMA_3_1_8B))
+def configuration(folder: str, quantization: str | None = None) -> EngineConfig:
+    write_config(Path(folder))
+    extra = {"quantization": quantization} if quantization else {}
     return EngineConfig(
         model=ModelConfig(
-            source=folder, load_format="dummy", dtype="bfloat16", device="cuda", max_model_len=8192
+            source=folder, load_format="dummy", dtype="bfloat16", device="cuda", max_model_len=8192, **extra
         ),
         cache=CacheConfig(),
         scheduler=SchedulerConfig(max_waiting=1 << 30),
@@ -172,9 +178,9 @@ def configuration(folder: str) -> EngineConfig:
 
 
 @contextmanager
-def engine() -> Iterator[EngineCore]:
+def engine(quantization: str | None = None) -> Iterator[EngineCore]:
     with tempfile.TemporaryDirectory() as folder:
-        config = configuration(folder)
+        config = configuration(folder, quantization)
         core = EngineCore(config, ModelRunner(config))
         ready = core.start()
         print(f"{ready.num_blocks} blocks, loaded in {ready.load_seconds:.1f} s", flush=True)
@@ -196,54 +202,77 @@ def answer_one_token() -> None:
         print(time.time())
 
 
-def measure(runs: int, only: list[str]) -> list[dict[str, object]]:
-    card = torch.cuda.get_device_name()
-    versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}"
-    common = (
-        f"{card} (aims and peer: H100), {versions}, Llama 3.1 8B's shape with random bf16 weights, "
-        f"{PROMPT} in, {OUTPUT} out, temperature 1, in process; median of {runs}"
-    )
-    rows: list[dict[str, object]] = []
+class Results:
+    """The card's file of figures, written whenever one is known: what was measured is kept."""
 
-    def note(figure: str, value: float, what: str) -> None:
+    def __init__(self, name: str | None, runs: int) -> None:
+        card = torch.cuda.get_device_name()
+        model = next((word.lower() for word in ("H100", "H200") if word in card), "gpu")
+        self._file = Path(__file__).resolve().parent / "results" / f"{name or f'engine-{model}'}.json"
+        aims = "" if model == "h100" else " (aims and peer: H100)"
+        self._common = (
+            f"{card}{aims}, torch {torch.__version__}, CUDA {torch.version.cuda}, Llama 3.1 8B's shape with "
+            f"random bf16 weights, {PROMPT} in, {OUTPUT} out, temperature 1; median of {runs}"
+        )
+        found = json.loads(self._file.read_text()) if self._file.exists() else []
+        self._rows: dict[str, dict[str, object]] = {row["figure"]: row for row in found}
+
+    def note(self, figure: str, value: float, what: str) -> None:
         unit = "ms" if "_ms" in figure else "s" if figure.startswith("start") else "x"
         unit = "tok/s" if "tok_s" in figure else unit
-        rows.append(
-            {"figure": figure, "value": round(value, 3), "unit": unit, "conditions": f"{what}; {common}"}
-        )
-        print(f"{figure:32} {value:10.3f} {unit}", flush=True)
+        conditions = f"{what}; {self._common}"
+        row = {"figure": figure, "value": round(value, 3), "unit": unit, "conditions": conditions}
+        self._rows[figure] = row
+        print(f"{figure:44} {value:12.3f} {unit}", flush=True)
+        self._file.write_text(json.dumps(list(self._rows.values()), indent=2) + "\n")
 
-    if "start" in only:
-        found = statistics.median(seconds_to_first_token() for _ in range(runs))
-        note(
-            "start_s.8b",
-            found,
-            "a new process to its first token; kernels in the disk cache, no weights read",
-        )
 
-    with engine() as core:
+def start(runs: int) -> Iterator[Figure]:
+    found = statistics.median(seconds_to_first_token() for _ in range(runs))
+    yield "start_s.8b", found, "a new process to its first token; kernels in the disk cache, no weights read"
+
+
+def in_process(runs: int, names: list[str], quantization: str | None = None) -> Iterator[Figure]:
+    with engine(quantization) as core:
         bench = Bench(core, runs)
-        for name in ("tpot", "ttft", "prefill", "prefix", "offline"):
-            if name in only:
-                for found in getattr(bench, name)():
-                    note(*found)
-    return rows
+        for name in names:
+            for figure, value, what in getattr(bench, name)():
+                yield figure, value, f"{what}; in process"
+
+
+def figures(arguments: argparse.Namespace) -> Iterator[Figure]:
+    runs, only = arguments.runs, set(arguments.only)
+    if "start" in only:
+        yield from start(runs)
+    names = [name for name in OFFLINE if name in only or "offline" in only]
+    names += ["mixed"] if "mixed" in only else []
+    if names:
+        yield from in_process(runs, names)
+    if "http" in only:
+        yield from gpu_http.measure(runs, arguments.api_workers, arguments.clients)
+    if "fp8" in only:
+        if "quantization" in ModelConfig.__struct_fields__:
+            yield from in_process(runs, ["fp8_tpot"], "fp8")
+        else:
+            print("fp8: not built")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
-    parts = ["tpot", "ttft", "prefill", "prefix", "offline", "start"]
-    parser.add_argument("--only", nargs="+", default=parts, choices=parts)
-    parser.add_argument("--result", default="engine-h200")
-    parser.add_argument("--start", action="store_true")
+    groups = ["start", "offline", "mixed", "http", "fp8"]
+    parser.add_argument("--only", nargs="+", default=groups, choices=[*groups, *OFFLINE])
+    parser.add_argument("--result", default=None, help="default: engine-CARD")
+    parser.add_argument("--api-workers", type=int, default=4)
+    parser.add_argument("--clients", type=int, nargs="+", default=list(BATCHES), help="over HTTP")
+    parser.add_argument("--start", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.start:
         answer_one_token()
         return
-    rows = measure(arguments.runs, arguments.only)
-    target = Path(__file__).resolve().parent / "results" / f"{arguments.result}.json"
-    target.write_text(json.dumps(rows, indent=2) + "\n")
+    results = Results(arguments.result, arguments.runs)
+    for figure, value, what in figures(arguments):
+        results.note(figure, value, what)
 
 
 if __name__ == "__main__":

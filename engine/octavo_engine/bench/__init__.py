@@ -1,1 +1,1 @@
-"""Measurements: ``octavo-engine bench serve|throughput|latency``."""
+"""Measurements: ``octavo-engine bench serve|throughput|latency|prefix|mixed``."""

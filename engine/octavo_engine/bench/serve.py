@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from octavo_engine.client import exchange
 from octavo_engine.errors import EngineError
 
 _PERCENTILES = (50, 90, 99)
+_CLIENTS_OF_A_PROCESS = 64  # whose streams one process reads without falling behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +30,24 @@ class Load:
     vocab_size: int
     seed: int = 0
 
+    def shares(self, processes: int) -> list[Load]:
+        """The load in about equal parts, with random prompts of their own."""
+        count = max(1, min(processes, self.num_prompts, self.max_concurrency))
+        return [
+            replace(
+                self,
+                num_prompts=_part(self.num_prompts, i, count),
+                max_concurrency=_part(self.max_concurrency, i, count),
+                request_rate=self.request_rate / count,
+                seed=self.seed + 2 * i,
+            )
+            for i in range(count)
+        ]
+
     def prompts(self) -> Iterator[list[int]]:
         draw = random.Random(self.seed)
         for _ in range(self.num_prompts):
-            yield [draw.randrange(self.vocab_size) for _ in range(self.input_len)]
+            yield draw.choices(range(self.vocab_size), k=self.input_len)
 
     def gaps(self) -> Iterator[float]:
         """Seconds between one request and the next."""
@@ -66,10 +83,40 @@ class Trace:
         return [later - earlier for earlier, later in zip(self.arrivals, self.arrivals[1:], strict=False)]
 
 
-async def run_load(base_url: str, model: str, load: Load, api_key: str | None = None) -> dict[str, Any]:
-    """Send the load and summarize it. A request that fails is counted, not raised."""
+def run_load(base_url: str, model: str, load: Load, api_key: str | None = None) -> dict[str, Any]:
+    """Send the load from as many processes as it takes to not be the limit itself, and summarize it.
+
+    A request that fails is counted, not raised.
+    """
+    shares = load.shares(-(-load.max_concurrency // _CLIENTS_OF_A_PROCESS))
+    if len(shares) == 1:
+        traces = _run_share(base_url, model, shares[0], api_key)
+    else:
+        with _pool(len(shares)) as pool:
+            list(pool.map(_ready, shares))
+            parts = [pool.submit(_run_share, base_url, model, share, api_key) for share in shares]
+            traces = [trace for part in parts for trace in part.result()]
+    began = min(trace.sent for trace in traces)
+    ended = max((trace.arrivals[-1] for trace in traces if trace.arrivals), default=began)
+    return summarize(traces, max(ended - began, 1e-9), load)
+
+
+def _pool(processes: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _ready(_share: Load) -> float:
+    """Its answer comes from a process that has imported everything."""
+    time.sleep(0.2)  # so that one quick process does not take all of these
+    return time.perf_counter()
+
+
+def _run_share(base_url: str, model: str, load: Load, api_key: str | None) -> list[Trace]:
+    return asyncio.run(_send(base_url, model, load, api_key))
+
+
+async def _send(base_url: str, model: str, load: Load, api_key: str | None) -> list[Trace]:
     slots = asyncio.Semaphore(load.max_concurrency)
-    began = time.perf_counter()
     tasks = []
     for prompt, gap in zip(load.prompts(), load.gaps(), strict=True):
         await slots.acquire()
@@ -77,8 +124,11 @@ async def run_load(base_url: str, model: str, load: Load, api_key: str | None = 
         task.add_done_callback(lambda _: slots.release())
         tasks.append(task)
         await asyncio.sleep(gap)
-    traces = await asyncio.gather(*tasks)
-    return summarize(traces, time.perf_counter() - began, load)
+    return list(await asyncio.gather(*tasks))
+
+
+def _part(whole: int, index: int, count: int) -> int:
+    return whole * (index + 1) // count - whole * index // count
 
 
 def _body(model: str, prompt: list[int], load: Load) -> dict[str, Any]:

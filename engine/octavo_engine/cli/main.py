@@ -43,7 +43,7 @@ def _bench() -> _Command:
 _COMMANDS: dict[str, tuple[str, Callable[[], _Command]]] = {
     "serve": ("serve a model over HTTP", _serve),
     "chat": ("talk to a model in the terminal", _chat),
-    "bench": ("measure: serve, throughput, latency", _bench),
+    "bench": ("measure: serve, throughput, latency, prefix, mixed", _bench),
 }
 
 
