@@ -50,6 +50,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     enable_chunked_prefill: bool = True
     policy: Literal["fcfs", "priority"] = "fcfs"
     preemption_mode: Literal["recompute", "swap"] = "recompute"
+    # Prompts beside decodes may make a step so many times as long as the decodes alone; 0: no bound
+    max_decode_slowdown: float = 2.0
     max_waiting: int = 1024  # admission limit: more waiting requests are refused with 429
     # 2: the next step is scheduled and launched before the former is collected; None: as the runner likes it
     steps_in_flight: int | None = None

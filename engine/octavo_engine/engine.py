@@ -9,6 +9,7 @@ With ``steps_in_flight`` 2 the loop overlaps: step N+1 is scheduled and launched
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from octavo_engine.config import EngineConfig
@@ -21,6 +22,7 @@ from octavo_engine.messages import (
     RunnerSpec,
     SequenceOutput,
     StepOutputs,
+    StepResult,
     client_of,
 )
 from octavo_engine.scheduler import Scheduler
@@ -41,7 +43,8 @@ class EngineCore:
         self.step_started: float | None = None
         self._runner = runner
         self._clock = clock
-        self._in_flight = 0
+        self._launched: deque[tuple[int, int, float]] = deque()  # decodes, tokens of prompts, launched at
+        self._collected_at = 0.0
         self._steps_in_flight = 1
         self._refused: list[SequenceOutput] = []
 
@@ -104,7 +107,7 @@ class EngineCore:
 
     def has_work(self) -> bool:
         """Whether :meth:`step` has something to do; otherwise the loop may sleep until a request comes."""
-        return bool(self._refused) or self._in_flight > 0 or self._scheduler.has_work()
+        return bool(self._refused) or bool(self._launched) or self._scheduler.has_work()
 
     def step(self) -> StepOutputs:
         """One round of the loop; its outputs may be empty while the first steps are under way.
@@ -116,10 +119,9 @@ class EngineCore:
         step = self._scheduler.schedule()
         if step is not None:
             self._runner.launch(step)
-            self._in_flight += 1
-        if self._in_flight and (step is None or self._in_flight >= self._steps_in_flight):
-            outputs += self._scheduler.update(self._runner.collect())
-            self._in_flight -= 1
+            self._launched.append((*self._scheduler.shape, self._clock()))
+        if self._launched and (step is None or len(self._launched) >= self._steps_in_flight):
+            outputs += self._scheduler.update(self._collect())
             self.steps += 1
         self.step_started = None
         return StepOutputs(outputs, self.stats)
@@ -134,10 +136,17 @@ class EngineCore:
 
     def shutdown(self) -> None:
         """Wait for what was launched and let the runner go."""
-        while self._in_flight:
-            self._runner.collect()
-            self._in_flight -= 1
+        while self._launched:
+            self._collect()
         self._runner.shutdown()
+
+    def _collect(self) -> StepResult:
+        """The oldest step's result; the scheduler learns what the step took."""
+        result = self._runner.collect()
+        decodes, prompt_tokens, launched_at = self._launched.popleft()
+        began, self._collected_at = max(launched_at, self._collected_at), self._clock()
+        self._scheduler.pace.note(decodes, prompt_tokens, self._collected_at - began)
+        return result
 
 
 def _steps_in_flight(config: EngineConfig, spec: RunnerSpec) -> int:

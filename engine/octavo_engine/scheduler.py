@@ -24,6 +24,7 @@ from octavo_engine.messages import (
     StepResult,
 )
 from octavo_engine.preemption import who_gives_way
+from octavo_engine.prefill_pace import PrefillPace
 from octavo_engine.request import NO_ROW, Request, Sequence, Status
 
 
@@ -46,6 +47,8 @@ class Scheduler:
         eos_token_ids: list[int],
     ) -> None:
         self.batch = Batch(config, num_blocks, num_host_blocks)
+        self.pace = PrefillPace(config.scheduler.max_decode_slowdown)
+        self.shape = (0, 0)  # of the last step: decodes, and tokens of prompts
         self._kv = self.batch.kv
         self._config = config.scheduler
         self._max_model_len = max_model_len
@@ -88,11 +91,13 @@ class Scheduler:
         self._short_of_blocks = False
         self._make_way()
         prompts = self._schedule_decodes()
+        self._bound_prompts(len(prompts) + len(self.batch.waiting))
         self._schedule_prompts(prompts)
         self._admit_waiting()
         self._complete_prompts()
         if self.batch.draft.is_empty:
             return None
+        self.shape = len(self.batch.draft.decodes), sum(s.num_new_tokens for s in self.batch.draft.prefills)
         step = self.batch.draft.build(self._step_id)
         self._step_id += 1
         return step
@@ -154,6 +159,12 @@ class Scheduler:
         spare = max(1, self._budget - num_behind)
         self._schedule_one(seq, min(spare, seq.num_tokens - seq.num_computed))
         return True
+
+    def _bound_prompts(self, waiting: int) -> None:
+        """Leave prompts no more of the budget than those who decode hardly feel."""
+        limit = self.pace.limit(len(self.batch.draft.decodes), waiting)
+        if limit is not None and self._config.enable_chunked_prefill:
+            self._budget = min(self._budget, limit)
 
     def _schedule_prompts(self, prompts: list[Sequence]) -> None:
         for seq in prompts:

@@ -285,7 +285,7 @@ def test_the_clock_passed_in_tells_when_a_step_began() -> None:
     runner.launch = lambda step: (seen.append(core.step_started), launch(step))[1]  # type: ignore[method-assign]
     core.add(request("a", [1], max_tokens=2))
     drain(core)
-    assert seen == [2.0, 3.0]
+    assert seen == [2.0, 5.0], "between them: the first step's launch and its end"
     assert core.step_started is None
 
 

@@ -163,6 +163,12 @@ def _add_scheduler_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max-num-seqs", type=int, default=scheduler.max_num_seqs)
     group.add_argument("--max-num-batched-tokens", type=tokens, default=scheduler.max_num_batched_tokens)
     group.add_argument("--enable-chunked-prefill", action=switch, default=scheduler.enable_chunked_prefill)
+    group.add_argument(
+        "--max-decode-slowdown",
+        type=float,
+        default=scheduler.max_decode_slowdown,
+        help="prompts may make a step so many times as long as its decodes alone; 0: no bound",
+    )
     group.add_argument("--scheduling-policy", choices=("fcfs", "priority"), default=scheduler.policy)
     group.add_argument("--preemption-mode", choices=("recompute", "swap"), default=scheduler.preemption_mode)
     group.add_argument(
@@ -204,6 +210,7 @@ def engine_config(arguments: argparse.Namespace) -> EngineConfig:
             max_num_seqs=arguments.max_num_seqs,
             max_num_batched_tokens=arguments.max_num_batched_tokens,
             enable_chunked_prefill=arguments.enable_chunked_prefill,
+            max_decode_slowdown=arguments.max_decode_slowdown,
             policy=arguments.scheduling_policy,
             preemption_mode=arguments.preemption_mode,
             max_waiting=arguments.max_waiting,
@@ -226,6 +233,8 @@ def _check(arguments: argparse.Namespace) -> None:
     ):
         _check_range(arguments, name, 1, None)
     _check_range(arguments, "max_waiting", 0, None)
+    if arguments.max_decode_slowdown != 0:
+        _check_range(arguments, "max_decode_slowdown", 1.2, None)
     _check_range(arguments, "swap_space", 0, None)
     _check_range(arguments, "kv_cache_memory_bytes", 1, None)
     _check_range(arguments, "gpu_memory_utilization", 0.01, 1)
