@@ -39,6 +39,14 @@ class Engine(Part, frozen=True):
     env: list[Passthrough] = []
 
 
+class Routing(Part, frozen=True):
+    """Read by the router; None leaves the choice to it."""
+
+    policy: str | None = None
+    weight: int | None = None
+    fallback: str | None = None
+
+
 class Parallelism(Part, frozen=True):
     tensor: int = 1
     pipeline: int = 1
@@ -94,6 +102,7 @@ class Spec(Part, frozen=True):
     model: Model
     served_name: str | None = None
     aliases: list[str] = []
+    routing: Routing = Routing()
     engine: Engine = Engine()
     parallelism: Parallelism | None = None
     resources: Resources = Resources()

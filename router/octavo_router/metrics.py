@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -47,6 +47,7 @@ class Figures:
         self.buffered_bytes = 0
         self.synced = False
         self.watch_restarts = 0
+        self.table_blocks: Callable[[], int] = lambda: 0
         self.unrouted = self.of(
             ""
         )  # requests that name no known model: one label, however many names are tried
@@ -116,6 +117,7 @@ class RouterCollector(Collector):
             ("client_connections", "Open connections of clients.", f.client_connections),
             ("upstream_connections", "Open connections to pods, idle ones included.", f.upstream_connections),
             ("buffered_bytes", "Request bodies held.", f.buffered_bytes),
+            ("prefix_table_blocks", "Blocks of prompts remembered.", f.table_blocks()),
             ("synced", "1 once the first list of models is complete.", int(f.synced)),
         ):
             yield GaugeMetricFamily(f"octavo_router_{name}", text, value=value)

@@ -24,9 +24,16 @@ class Meta(msgspec.Struct, rename="camel", gc=False):
         return f"{self.namespace}/{self.name}"
 
 
+class _Routing(msgspec.Struct, gc=False):
+    policy: str | None = None
+    weight: int | None = None
+    fallback: str | None = None
+
+
 class _Spec(msgspec.Struct, rename="camel", gc=False):
     served_name: str | None = None
     aliases: list[str] | None = None
+    routing: _Routing = msgspec.field(default_factory=_Routing)
 
 
 class LLMDeployment(msgspec.Struct, gc=False):
@@ -35,9 +42,16 @@ class LLMDeployment(msgspec.Struct, gc=False):
 
     def deployment(self) -> Deployment:
         meta, spec = self.metadata, self.spec
-        aliases = tuple(spec.aliases or ())
+        routing = spec.routing
         return Deployment(
-            meta.key, spec.served_name or meta.name, aliases, meta.creation_timestamp, meta.namespace
+            meta.key,
+            spec.served_name or meta.name,
+            tuple(spec.aliases or ()),
+            meta.creation_timestamp,
+            meta.namespace,
+            routing.policy,
+            routing.weight,
+            f"{meta.namespace}/{routing.fallback}" if routing.fallback else None,
         )
 
 

@@ -1,17 +1,22 @@
-"""Who owns which model name, and which pod takes a request. Pure: no I/O, no clock.
+"""Who owns which model name, and who shares its requests. Pure: no I/O, no clock.
 
 Names: a deployment may be called by its served name, by an alias, and by `namespace/name`. The last always
 means that deployment. Any other name that several deployments claim belongs to the oldest of them (ties: by
 `namespace/name`), so that traffic that works is never taken over by something that is created later; the
 others stay reachable as `namespace/name`. This is the rule by which the Gateway API settles conflicts.
+
+Weights: a deployment that claims a name too, lives in the owner's namespace and sets `routing.weight` takes
+part in that name: its share of the requests is its weight / the sum of weights. The owner's weight is 100
+unless it sets one. Those without a ready pod are left out of the sum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
+
+OWNERS_WEIGHT = 100
 
 
 class Deployment(msgspec.Struct, frozen=True):
@@ -22,56 +27,16 @@ class Deployment(msgspec.Struct, frozen=True):
     aliases: tuple[str, ...] = ()
     created: str = ""  # RFC 3339 in UTC, which sorts as text
     owner: str = "octavo"  # the namespace
+    policy: str | None = None  # None or unknown: the router's own
+    weight: int | None = None  # None: takes part in no other's name
+    fallback: str | None = None  # the key of the deployment that serves when this one has no ready pod
 
+    def claims(self, name: str) -> bool:
+        return name == self.served_name or name in self.aliases
 
-class Features(msgspec.Struct, frozen=True, gc=False):
-    """What a policy may look at in a request."""
-
-    model: str
-    path: bytes
-    body: bytes  # the JSON as the client sent it
-
-
-class Candidate(Protocol):
-    """What a policy may look at in an endpoint."""
-
-    @property
-    def address(self) -> str:
-        """`host:port`, stable while the pod lives."""
-
-    @property
-    def in_flight(self) -> int:
-        """Requests that this router has running there."""
-
-
-C = TypeVar("C", bound=Candidate)
-
-
-class Policy(Protocol):
-    """Picks an endpoint. Least-loaded now; prefix-aware routing is another implementation of this."""
-
-    def choose(self, candidates: Sequence[C], features: Features) -> C:
-        """One of `candidates`, which is never empty."""
-
-
-class LeastLoaded:
-    """The endpoint with the fewest requests in flight; equals take turns."""
-
-    def __init__(self) -> None:
-        self._turn = 0
-
-    def choose(self, candidates: Sequence[C], features: Features) -> C:
-        self._turn = turn = self._turn + 1
-        count = len(candidates)
-        best = candidates[turn % count]
-        least = best.in_flight
-        for step in range(1, count):
-            if not least:
-                break
-            other = candidates[(turn + step) % count]
-            if other.in_flight < least:
-                best, least = other, other.in_flight
-        return best
+    def answers_to(self, name: str) -> bool:
+        """Whether its engines know themselves by this name."""
+        return name == self.key or self.claims(name)
 
 
 def claim_names(deployments: Iterable[Deployment]) -> dict[str, Deployment]:
@@ -84,9 +49,23 @@ def claim_names(deployments: Iterable[Deployment]) -> dict[str, Deployment]:
     return owners
 
 
+def shared_names(
+    owners: Mapping[str, Deployment], deployments: Iterable[Deployment]
+) -> dict[str, dict[str, int]]:
+    """Name -> key -> weight, the owner first, of the names that several take part in by the rule above."""
+    shared: dict[str, dict[str, int]] = {}
+    for other in deployments:
+        for name in (other.served_name, *other.aliases) if other.weight is not None else ():
+            owner = owners[name]
+            if name != owner.key and other is not owner and other.owner == owner.owner:
+                first = OWNERS_WEIGHT if owner.weight is None else owner.weight
+                shared.setdefault(name, {owner.key: first})[other.key] = other.weight or 0
+    return shared
+
+
 def listed_names(owners: Mapping[str, Deployment]) -> dict[str, Deployment]:
     """What /v1/models shows: served names and aliases, and `namespace/name` where nothing else is left."""
-    shown = {name: d for name, d in owners.items() if name == d.served_name or name in d.aliases}
+    shown = {name: d for name, d in owners.items() if d.claims(name)}
     reached = {d.key for d in shown.values()}
     return shown | {d.key: d for d in owners.values() if d.key not in reached}
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from octavo_router.admin import admin_server, admin_socket, create_app
 from octavo_router.discovery import Discovery
-from octavo_router.endpoints import Registry
+from octavo_router.endpoints import Registry, make_registry
 from octavo_router.kubeconfig import load_access
+from octavo_router.loads import asking_loads
 from octavo_router.metrics import Figures
 from octavo_router.proxy.gateway import Gateway
 from octavo_router.proxy.pool import Pool
-from octavo_router.routing import LeastLoaded
 from octavo_router.settings import Settings
 from octavo_router.static import load_static
 
@@ -38,10 +38,10 @@ class Service:
     async def run(self) -> None:
         """Serves, then drains. Raises SettingsError, or OSError when a port is taken."""
         pool = Pool(self._settings, self._figures)
-        registry = Registry(self._figures, pool.withdraw)
-        gateway = Gateway(self._settings, registry, LeastLoaded(), pool, self._figures)
+        registry = make_registry(self._settings, self._figures, pool.withdraw)
+        gateway = Gateway(self._settings, registry, pool, self._figures)
         self._listen_for_signals()
-        async with self._discovering(registry), self._administered():
+        async with self._discovering(registry), self._administered(), asking_loads(self._settings, registry):
             port = await gateway.start()
             _calm_collector()
             log.info("serving on %s:%d", self._settings.host, port)

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from octavo_router.errors import SettingsError
+from octavo_router.policies import PolicyName
 
 PREFIX = "OCTAVO_"
 
@@ -22,6 +23,24 @@ class Settings(BaseModel):
     admin_port: int = Field(8081, ge=0, le=65535, description="port of /healthz, /readyz and /metrics")
     watch_namespaces: tuple[str, ...] = Field(
         (), description="namespaces to watch, comma-separated; empty: all"
+    )
+    policy: PolicyName = Field(
+        "prefix",
+        description="how requests are spread over the pods of a model that does not say: "
+        "least-load, prefix, round-robin, session",
+    )
+    load_bound: float = Field(
+        1.25,
+        ge=1,
+        le=100,
+        description="times the mean load, from which `prefix` and `session` pass a pod over",
+    )
+    prefix_table: int = Field(
+        200_000, ge=0, le=100_000_000, description="blocks of prompts remembered; about 130 bytes each"
+    )
+    session_header: str = Field("x-session-id", min_length=1, description="header that names a session")
+    load_age: float = Field(
+        1, ge=0, description="after which a busy model's pods are asked for their load; 0: never"
     )
     port_name: str = Field("http", description="name of the engine's port in the EndpointSlices")
     log_level: str = Field(
@@ -44,7 +63,16 @@ class Settings(BaseModel):
     )
     upstream_keepalive: float = Field(4, gt=0, description="for which an idle connection to a pod is kept")
     max_tries: int = Field(6, ge=1, description="pods tried for one request before its first byte")
-    ejection: float = Field(2, ge=0, description="for which a pod that failed gets no new requests")
+    retry_ratio: float = Field(
+        0.2, ge=0, le=10, description="retries a request that a model may have over time"
+    )
+    retry_burst: int = Field(100, ge=0, description="retries of a model that may come at once")
+    ejection: float = Field(
+        2,
+        ge=0,
+        description="for which a pod that failed gets no new requests; doubled each time it fails again",
+    )
+    longest_ejection: float = Field(30, ge=0, description="and this at most")
     lame_duck: float = Field(5, ge=0, description="after SIGTERM: unready, but still accepting")
     drain_timeout: float = Field(
         300, ge=0, description="after the lame-duck time: for running requests to finish"

@@ -4,6 +4,8 @@ models:
   my-model:
     urls: [http://127.0.0.1:8000, http://127.0.0.1:8001]
     aliases: [gpt-4]
+    policy: session
+    fallback: another-model
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from octavo_router.endpoints import Address, Registry
 from octavo_router.errors import SettingsError
+from octavo_router.policies import PolicyName
 from octavo_router.routing import Deployment
 
 
@@ -24,6 +27,8 @@ class StaticModel(BaseModel):
 
     urls: list[str] = Field(min_length=1)
     aliases: list[str] = []
+    policy: PolicyName | None = None
+    fallback: str | None = None
 
 
 class StaticFile(BaseModel):
@@ -48,7 +53,14 @@ def load_static(path: Path, registry: Registry) -> None:
         ) from None
     registry.set_deployments(
         {
-            name: Deployment(name, name, tuple(model.aliases), owner="static")
+            name: Deployment(
+                name,
+                name,
+                tuple(model.aliases),
+                owner="static",
+                policy=model.policy,
+                fallback=model.fallback,
+            )
             for name, model in content.models.items()
         }
     )

@@ -11,6 +11,7 @@ from octavo_operator import api
 STRUCTS = {
     "": api.Spec,
     "model": api.Model,
+    "routing": api.Routing,
     "engine": api.Engine,
     "parallelism": api.Parallelism,
     "resources": api.Resources,

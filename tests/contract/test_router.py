@@ -1,15 +1,18 @@
 """The router finds what the operator makes, under the names that the engine answers to."""
 
+import json
 from typing import Any
 
 import msgspec
 import pytest
+from manifests.render import CHART
 
 from octavo_operator import names
 from octavo_operator.api import parse
 from octavo_operator.desired.arguments import served_names
 from octavo_operator.desired.service import service
 from octavo_router import objects as seen
+from octavo_router.policies import POLICY_NAMES
 from octavo_router.routing import claim_names
 from octavo_router.settings import Settings
 
@@ -46,3 +49,18 @@ def test_the_router_reads_just_fields_that_the_resource_has(crd: dict[str, Any])
     read = {field.encode_name for field in msgspec.structs.fields(spec.type)}
     assert read <= crd["spec"]["properties"].keys()
     assert read
+
+
+def test_the_router_reads_all_of_the_resources_routing_and_knows_its_policies(crd: dict[str, Any]) -> None:
+    routing = crd["spec"]["properties"]["routing"]["properties"]
+    spec = {"routing": {"policy": "session", "weight": 5, "fallback": "other"}}
+    seen_there = msgspec.convert(resource(spec), seen.LLMDeployment).deployment()
+    assert routing.keys() == spec["routing"].keys()
+    assert (seen_there.policy, seen_there.weight, seen_there.fallback) == ("session", 5, "n/other")
+    assert tuple(routing["policy"]["enum"]) == POLICY_NAMES
+
+
+def test_the_chart_offers_the_routers_policies() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    offered = schema["properties"]["router"]["properties"]["policy"]["enum"]
+    assert tuple(offered) == POLICY_NAMES

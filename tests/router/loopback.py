@@ -13,11 +13,11 @@ from typing import Any
 
 import h11
 
-from octavo_router.endpoints import Address, Registry
+from octavo_router.endpoints import Address, Registry, make_registry
 from octavo_router.metrics import Figures
 from octavo_router.proxy.gateway import Gateway
 from octavo_router.proxy.pool import Pool
-from octavo_router.routing import Deployment, LeastLoaded, Policy
+from octavo_router.routing import Deployment
 from octavo_router.settings import Settings
 
 DEADLINE_S = 5.0
@@ -248,10 +248,10 @@ class Router:
         finally:
             client.leave()
 
-    def serve(self, model: str, *pods: Pod) -> None:
-        """Makes `pods` the ready pods of `model`."""
+    def serve(self, model: str, *pods: Pod, **fields: Any) -> None:
+        """Makes `pods` the ready pods of `model`; `fields` are those of its Deployment."""
         known = {route.deployment.key: route.deployment for route in self.registry.routes()}
-        self.registry.set_deployments(known | {model: Deployment(model, model)})
+        self.registry.set_deployments(known | {model: Deployment(model, model, **fields)})
         self.registry.set_addresses(model, [pod.address for pod in pods])
 
     def leave(self) -> None:
@@ -260,13 +260,14 @@ class Router:
 
 
 @contextlib.asynccontextmanager
-async def running_router(policy: Policy | None = None, **settings: Any) -> AsyncIterator[Router]:
+async def running_router(**settings: Any) -> AsyncIterator[Router]:
     """A router on a free port; `settings` are fields of Settings."""
-    chosen = Settings.load({}, **{"host": "127.0.0.1", "port": 0, "lame_duck": 0, **settings})
+    usual = {"host": "127.0.0.1", "port": 0, "lame_duck": 0, "policy": "least-load"}
+    chosen = Settings.load({}, **{**usual, **settings})
     figures = Figures()
     pool = Pool(chosen, figures)
-    registry = Registry(figures, pool.withdraw)
-    gateway = Gateway(chosen, registry, policy or LeastLoaded(), pool, figures)
+    registry = make_registry(chosen, figures, pool.withdraw)
+    gateway = Gateway(chosen, registry, pool, figures)
     router = Router(gateway, registry, figures)
     router.port = await gateway.start()
     try:

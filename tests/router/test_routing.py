@@ -1,18 +1,21 @@
-"""Who owns a model's name, and which pod is picked."""
+"""Who owns a model's name, and who shares it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octavo_router.routing import Deployment, Features, LeastLoaded, claim_names, listed_names, name_some
+from octavo_router.routing import Deployment, claim_names, listed_names, name_some, shared_names
 
 
 def made(key: str, served: str, *aliases: str, day: int = 1) -> Deployment:
     return Deployment(key, served, aliases, f"2026-01-{day:02}T00:00:00Z", key.split("/", maxsplit=1)[0])
+
+
+def weighed(key: str, served: str, weight: int, *aliases: str) -> Deployment:
+    return msgspec.structs.replace(made(key, served, *aliases), weight=weight)
 
 
 OLD = made("a/llama", "llama", "gpt", day=1)
@@ -83,28 +86,28 @@ def test_what_is_created_later_takes_no_name(deployments: list[Deployment], late
     assert {name: after[name].key for name in before} == {name: d.key for name, d in before.items()}
 
 
-@dataclass(eq=False)
-class Pod:
-    address: str
-    in_flight: int
+SHARED: dict[str, tuple[list[Deployment], dict[str, dict[str, int]]]] = {
+    "nothing without weights": ([OLD, NEW], {}),
+    "the served name, with the owner's usual weight": (
+        [made("a/x", "m"), weighed("a/y", "m", 10)],
+        {"m": {"a/x": 100, "a/y": 10}},
+    ),
+    "an alias of both, and the owner's own weight": (
+        [weighed("a/x", "x", 3, "m"), weighed("a/y", "y", 1, "m")],
+        {"m": {"a/x": 3, "a/y": 1}},
+    ),
+    "nothing across namespaces": ([made("a/x", "m"), weighed("b/y", "m", 10)], {}),
+    "nothing of a full name": ([made("a/x", "m"), weighed("a/y", "a/x", 10)], {}),
+    "a weight of nought, which still takes part": (
+        [made("a/x", "m"), weighed("a/y", "m", 0)],
+        {"m": {"a/x": 100, "a/y": 0}},
+    ),
+}
 
 
-FEATURES = Features("m", b"/v1/completions", b"{}")
-
-
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=70), st.integers(0, 99))
-def test_the_pick_has_the_fewest_requests(loads: list[int], turns: int) -> None:
-    policy, pods = LeastLoaded(), [Pod(str(n), load) for n, load in enumerate(loads)]
-    for _ in range(turns % 5):
-        policy.choose(pods, FEATURES)
-    assert policy.choose(pods, FEATURES).in_flight == min(loads)
-
-
-@pytest.mark.parametrize("load", [0, 3])
-def test_equals_take_turns(load: int) -> None:
-    policy, pods = LeastLoaded(), [Pod(str(n), load) for n in range(4)]
-    picks = [policy.choose(pods, FEATURES).address for _ in range(8)]
-    assert sorted(picks) == sorted("0123" * 2)
+@pytest.mark.parametrize(("deployments", "shared"), SHARED.values(), ids=SHARED)
+def test_shared_is(deployments: list[Deployment], shared: dict[str, dict[str, int]]) -> None:
+    assert shared_names(claim_names(deployments), deployments) == shared
 
 
 def test_a_long_list_of_names_is_cut_in_messages() -> None:

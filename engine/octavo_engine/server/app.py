@@ -56,7 +56,7 @@ def _probes(serving: Serving) -> APIRouter:
     async def health(probe: str = "ready") -> Response:
         status, message = serving.health
         well = status in _ALIVE if probe == "live" else status == "ok"
-        return _json({"status": status, "message": message}, 200 if well else 503)
+        return _json({"status": status, "message": message, "load": serving.load}, 200 if well else 503)
 
     @router.get("/metrics")
     async def metrics() -> Response:

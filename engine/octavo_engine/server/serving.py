@@ -74,6 +74,12 @@ class Serving:
         return self.core.ready.result()
 
     @property
+    def load(self) -> int:
+        """Requests that run or wait here; the core's report may be a step old, what came since is counted."""
+        stats = self.core.stats
+        return max(self.active, stats.num_running + stats.num_waiting + stats.num_swapped)
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """Errors: :class:`RequestError` 503 while it loads."""
         if self._tokenizer is None:

@@ -19,17 +19,18 @@ from octavo_router.errors import (
     UnreachableError,
     UpstreamTimeoutError,
 )
+from octavo_router.prompt import Asked, Features, read_body, renamed
 from octavo_router.proxy.heads import LAST_CHUNK, Framing, ResponseHead, error_event, upstream_head
-from octavo_router.proxy.model_name import model_of
 from octavo_router.proxy.reader import Request
 from octavo_router.proxy.upstream import UpstreamConnection
-from octavo_router.routing import Features
 
 if TYPE_CHECKING:
     from octavo_router.proxy.client import ClientConnection
     from octavo_router.proxy.gateway import Gateway
 
 _UNAVAILABLE = 503
+_FAULTS = (500, 502, 504)
+_ANSWERED = Features(Asked(""))
 _CLIENT_LEFT = 499  # in the figures only, as nginx counts it
 
 
@@ -42,12 +43,12 @@ class Exchange:
         "_client",
         "_connecting",
         "_endpoint",
+        "_features",
         "_figures",
         "_framing",
         "_gateway",
         "_head_out",
         "_keep_alive",
-        "_model",
         "_renewed",
         "_request",
         "_route",
@@ -59,6 +60,7 @@ class Exchange:
     )
 
     _route: Route
+    _features: Features
 
     def __init__(self, gateway: Gateway, client: ClientConnection, request: Request) -> None:
         self._gateway = gateway
@@ -77,15 +79,19 @@ class Exchange:
 
     def start(self) -> None:
         """Routes the request and sends it, or answers why not."""
-        request = self._request
+        request, gateway = self._request, self._gateway
         try:
-            self._model = model_of(request.body)
-            self._route = self._gateway.registry.resolve(self._model)
+            asked = read_body(request.body)
+            self._features = Features(asked, request.head.headers, gateway.session_header)
+            self._route = route = gateway.registry.route(self._features)
         except RouterError as error:
             self._figures.in_flight += 1
             self._refuse(error)
             return
-        self._figures = self._route.figures
+        if not route.deployment.answers_to(asked.model):
+            request.replace_body(renamed(request.body, route.deployment.key))
+        route.requests += 1
+        self._figures = route.figures
         self._figures.in_flight += 1
         self._try(self._since)
 
@@ -95,12 +101,11 @@ class Exchange:
         """Sends to the next pod, or answers that there is none."""
         gateway = self._gateway
         candidates = self._route.candidates(now, self._tried)
-        if not candidates or len(self._tried) >= gateway.settings.max_tries:
+        if not candidates or (self._tried and not self._may_retry(now)):
             self._refuse(self._none_left())
             return
-        features = Features(self._model, self._request.head.target, self._request.body)
-        self._endpoint = endpoint = gateway.policy.choose(candidates, features)
-        endpoint.in_flight += 1
+        self._endpoint = endpoint = self._route.policy.choose(candidates, self._features)
+        endpoint.enter(now)
         if self._tried:
             gateway.figures.retries += 1
         self._reach(endpoint, gateway.pool.take(endpoint), now)
@@ -130,15 +135,17 @@ class Exchange:
     def _try_next(self) -> None:
         endpoint, now = self._leave_endpoint(), self._gateway.now()
         if endpoint is not None:
-            self._route.eject(endpoint, now + self._gateway.settings.ejection)
-            self._gateway.figures.ejections += 1
+            self._gateway.figures.ejections += self._route.failed(endpoint, now)
             self._tried.append(endpoint)
         self._try(now)
+
+    def _may_retry(self, now: float) -> bool:
+        return len(self._tried) < self._gateway.settings.max_tries and self._route.may_retry(now)
 
     def _leave_endpoint(self) -> Endpoint | None:
         endpoint, self._endpoint, self._upstream = self._endpoint, None, None
         if endpoint is not None:
-            endpoint.in_flight -= 1
+            endpoint.leave()
         return endpoint
 
     def _has_another(self) -> bool:
@@ -148,7 +155,7 @@ class Exchange:
         return any(e is not self._endpoint for e in others)
 
     def _none_left(self) -> RouterError:
-        model = self._model
+        model = self._features.asked.model
         if not self._tried:
             return NoReadyPodError(
                 f"The model {model!r} has no ready pod at the moment; try again in a few seconds."
@@ -167,6 +174,7 @@ class Exchange:
             return
         request = self._request.head
         self._request.drop_body()
+        self._judge(head.status)
         self._begun = True
         self._figures.answered(head.status)
         self._figures.first_byte(self._gateway.now() - self._since)
@@ -177,6 +185,17 @@ class Exchange:
         self._head_out = head.to_client(
             framing, keep_alive=self._keep_alive, http10=request.http10, request_id=self.request_id
         )
+
+    def _judge(self, status: int) -> None:
+        """Tells the pod's breaker; what the request held of the body is free from here on."""
+        endpoint = self._endpoint
+        self._features = _ANSWERED
+        if endpoint is None or (status < 500 and endpoint.breaker.closed):
+            return
+        if status < 500:
+            self._route.succeeded(endpoint)
+        elif status in _FAULTS:
+            self._gateway.figures.ejections += self._route.faulted(endpoint, self._gateway.now())
 
     def forward(self, body: bytes, last: bool) -> None:
         """Passes on what one read brought: one write, the head included when it is new."""

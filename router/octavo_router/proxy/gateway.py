@@ -11,7 +11,6 @@ from octavo_router.endpoints import Registry
 from octavo_router.metrics import Figures
 from octavo_router.proxy.client import ClientConnection
 from octavo_router.proxy.pool import Pool
-from octavo_router.routing import Policy
 from octavo_router.settings import Settings
 
 _SWEEP_S = 0.25  # how late a deadline may be noticed
@@ -21,12 +20,10 @@ _BACKLOG = 2048
 class Gateway:
     """What all connections of the process share. Lives on one event loop."""
 
-    def __init__(
-        self, settings: Settings, registry: Registry, policy: Policy, pool: Pool, figures: Figures
-    ) -> None:
+    def __init__(self, settings: Settings, registry: Registry, pool: Pool, figures: Figures) -> None:
         self.settings = settings
+        self.session_header = settings.session_header.lower().encode("latin-1", "replace")
         self.registry = registry
-        self.policy = policy
         self.pool = pool
         self.figures = figures
         self.closing = False  # responses say `Connection: close`

@@ -36,9 +36,12 @@ class Request:
         self.body = body
         self._figures = figures
 
+    def replace_body(self, body: bytes) -> None:
+        self._figures.buffered_bytes += len(body) - len(self.body)
+        self.body = body
+
     def drop_body(self) -> None:
-        self._figures.buffered_bytes -= len(self.body)
-        self.body = b""
+        self.replace_body(b"")
 
 
 class Phase:

@@ -1,0 +1,170 @@
+"""What the router reads of a request's body: the model, and the prompt as a chain of hashed blocks. Pure.
+
+The prompt is taken in pieces: the structure of `messages` is decoded, so that spaces and the order of keys do
+not matter, but strings stay as the client escaped them. To decode them as well costs half as much again for
+one gain: that clients which escape the same text differently (`\\u00e9`, `é`) share blocks.
+docs/performance.md has the figures.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Final
+
+import msgspec
+import xxhash
+
+from octavo_router.errors import InvalidRequestError, MissingModelError
+
+Header = tuple[bytes, bytes]
+
+_NONE = msgspec.Raw(b"")
+_USER = b'"user"'
+_ANCHOR_BYTES = 8192  # of the first user message: a question that ends a long document does not count
+
+
+class _Message(msgspec.Struct, gc=False):
+    """The pieces of a message that a chat template renders, images and tool calls included."""
+
+    role: msgspec.Raw = _NONE
+    content: msgspec.Raw = _NONE
+    name: msgspec.Raw = _NONE
+    tool_calls: msgspec.Raw = _NONE
+    tool_call_id: msgspec.Raw = _NONE
+
+
+class Asked(msgspec.Struct, gc=False):
+    """A body, as far as the router looks into it. Other fields are skipped, not built."""
+
+    model: str
+    messages: list[_Message] = []
+    prompt: msgspec.Raw = _NONE
+    tools: msgspec.Raw = _NONE
+    cache_salt: msgspec.Raw = _NONE
+    user: msgspec.Raw = _NONE
+    stream: msgspec.Raw = _NONE
+
+    @property
+    def streams(self) -> bool:
+        return bytes(self.stream) == b"true"
+
+
+class _Named(msgspec.Struct, gc=False):
+    model: str
+
+
+_decode = msgspec.json.Decoder(Asked).decode
+_decode_name = msgspec.json.Decoder(_Named).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_hash = xxhash.xxh3_64_intdigest
+
+
+def read_body(body: bytes) -> Asked:
+    """What a body asks for. Whether the rest of it makes sense is for the engine to say.
+
+    Raises:
+        InvalidRequestError: the body is not a JSON object.
+        MissingModelError: it has no `model`, or that is not a string.
+    """
+    try:
+        return _decode(body)
+    except msgspec.ValidationError:
+        return Asked(_name_of(body))  # messages of another shape: the engine will refuse them
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(f"The body is not valid JSON: {error}.") from None
+
+
+def _name_of(body: bytes) -> str:
+    try:
+        return _decode_name(body).model
+    except msgspec.ValidationError as error:
+        raise MissingModelError(f"The body must be a JSON object with the string `model`: {error}.") from None
+
+
+def renamed(body: bytes, model: str) -> bytes:
+    """The body with another `model`; all else stays byte for byte."""
+    fields = _decode_fields(body)
+    fields["model"] = msgspec.Raw(msgspec.json.encode(model))
+    return msgspec.json.encode(fields)
+
+
+def _block_ends() -> Iterator[int]:
+    """Where blocks end, in bytes: small ones first, since short prompts share only their beginning."""
+    end = 0
+    for size, until in ((256, 4 << 10), (1 << 10, 64 << 10), (4 << 10, 1 << 20), (64 << 10, 64 << 20)):
+        while end < until:
+            end += size
+            yield end
+
+
+_ENDS: Final = tuple(_block_ends())
+
+
+def half_of(blocks: Sequence[int]) -> int:
+    """How many of the leading blocks hold half of the bytes; at least 1."""
+    return bisect_left(_ENDS, _ENDS[len(blocks) - 1] / 2) + 1 if blocks else 1
+
+
+def chained(text: bytes, seed: int) -> list[int]:
+    """One hash a full block, each over its block and all before it; what is left of the text has none."""
+    hashes: list[int] = []
+    start, size, chain = 0, len(text), seed
+    for end in _ENDS:
+        if end > size:
+            break
+        chain = _hash(text[start:end], chain)
+        hashes.append(chain)
+        start = end
+    return hashes
+
+
+class Features:
+    """What a policy may look at in a request. What costs time is worked out when it is asked for."""
+
+    def __init__(self, asked: Asked, headers: Sequence[Header] = (), session_header: bytes = b"") -> None:
+        self.asked = asked
+        self._headers = headers
+        self._session_header = session_header
+
+    @property
+    def has_prompt(self) -> bool:
+        return bool(self.asked.messages) or bool(bytes(self.asked.prompt))
+
+    @cached_property
+    def blocks(self) -> list[int]:
+        """The prompt's blocks, chained: all of the messages, images and tool calls too; tools come first."""
+        asked = self.asked
+        text = b"".join(_pieces(asked.messages)) if asked.messages else bytes(asked.prompt)
+        return chained(text, self._seed)
+
+    @cached_property
+    def anchor(self) -> int:
+        """The same for all turns of one conversation: its beginning, up to the first words of the user."""
+        asked = self.asked
+        if not asked.messages:
+            return _hash(bytes(asked.prompt)[:_ANCHOR_BYTES], self._seed)
+        opening = next((n for n, m in enumerate(asked.messages) if bytes(m.role) == _USER), 0)
+        before = b"".join(_pieces(asked.messages[:opening]))
+        return _hash(bytes(asked.messages[opening].content)[:_ANCHOR_BYTES], _hash(before, self._seed))
+
+    @cached_property
+    def session(self) -> int | None:
+        """A hash of the session's header or, without it, of `user`; None when the request has neither."""
+        for name, value in self._headers:
+            if value and name.lower() == self._session_header:
+                return _hash(value)
+        user = bytes(self.asked.user)
+        return _hash(user) if user not in (b"", b"null", b'""') else None
+
+    @cached_property
+    def _seed(self) -> int:
+        return _hash(bytes(self.asked.cache_salt), _hash(bytes(self.asked.tools)))
+
+
+def _pieces(messages: list[_Message]) -> list[msgspec.Raw]:
+    pieces: list[msgspec.Raw] = []
+    for m in messages:
+        pieces += (m.role, m.content, m.name, m.tool_calls, m.tool_call_id)
+    return pieces
