@@ -1,7 +1,7 @@
 """Times each way of launching the products of few rows and the attention kernels, to choose their settings.
 
-Usage: python bench/kernel_sweep.py [--only gemv|small|decode|prefill] [--out FILE]. Kernels are compiled by
-several processes first; then each setting is timed on the sizes of Llama 3.1 8B.
+Usage: python bench/kernel_sweep.py [--only gemv|rows|small|decode|prefill] [--out FILE]. Kernels are
+compiled by several processes first; then each setting is timed on the sizes of Llama 3.1 8B.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ from gpu_timing import Work, median_seconds
 from octavo_engine.runner.kernels.triton.attention import plan_attention
 from octavo_engine.runner.kernels.triton.decode import DecodeConfig, DecodeScratch, paged_decode
 from octavo_engine.runner.kernels.triton.gemv import GemvConfig, GemvScratch, gemv
-from octavo_engine.runner.kernels.triton.prefill import PrefillConfig, PrefillTiles, paged_prefill, plan_tiles
+from octavo_engine.runner.kernels.triton.prefill import paged_prefill
+from octavo_engine.runner.kernels.triton.prefill_tiles import (
+    PrefillConfig,
+    PrefillScratch,
+    PrefillTiles,
+    plan_tiles,
+)
 
 COMPILERS = 14
 SMALL = {  # Qwen3 0.6B
@@ -45,6 +51,12 @@ class Trial:
 
 
 def gemv_settings(rows: int) -> Iterator[GemvConfig]:
+    if rows > 16:
+        work = ((4, 4), (4, 6), (8, 4)) if rows <= 64 else ((4, 3), (8, 3), (4, 4), (8, 4))
+        columns = (32, 64, 128) if rows <= 64 else (64, 128, 256)
+        for n, inner, splits, (warps, stages) in itertools.product(columns, (64, 128), (1, 2, 4), work):
+            yield GemvConfig(n, inner, splits, warps, stages)
+        return
     for columns, inner, splits, stages in itertools.product((16, 32, 64), (128, 256), (1, 2, 4), (3, 5)):
         yield GemvConfig(columns, inner, splits, 4, stages)
     if rows == 1:
@@ -61,11 +73,11 @@ def gemv_settings(rows: int) -> Iterator[GemvConfig]:
             yield GemvConfig(columns, inner, splits, warps, 3, dot=False)
 
 
-def gemv_trials(products: dict[str, tuple[int, int]]) -> Iterator[Trial]:
+def gemv_trials(products: dict[str, tuple[int, int]], many: tuple[int, ...]) -> Iterator[Trial]:
     scratch = GemvScratch.allocate(32768, 8, bench.CUDA)
     for name, (columns, inner) in products.items():
         weights = [bench.bf16(columns, inner) for _ in range(bench.copies(2 * columns * inner))]
-        for rows in (1, 8):
+        for rows in many:
             x = bench.bf16(rows, inner)
             yield Trial(f"{name} {rows}", "cublas", lambda: [lambda w=w: F.linear(x, w) for w in weights])  # noqa: B023
             for config, kind in itertools.product(gemv_settings(rows), ("none", "silu")):
@@ -124,8 +136,9 @@ def prefill_trials() -> Iterator[Trial]:
         ):
             config = PrefillConfig(rows, tile, warps, stages)
             share = bench.SHAPE.heads // bench.SHAPE.kv_heads
-            plan = plan_tiles(0, layout.query_lens, layout.context_lens, rows // share)
-            tiles = PrefillTiles(torch.from_numpy(plan).cuda(), rows // share, config)
+            scratch = PrefillScratch.allocate(bench.SHAPE.kv_heads, bench.SHAPE.head_dim, bench.CUDA)
+            plan = plan_tiles(0, layout.query_lens, layout.context_lens, rows // share, scratch.pieces)
+            tiles = PrefillTiles(torch.from_numpy(plan).cuda(), rows // share, config, scratch)
 
             def works(tiles: PrefillTiles = tiles) -> list[Work]:
                 return [lambda: paged_prefill(q, kv[0], kv[1], tables, tiles, 0.1, out)]  # noqa: B023
@@ -134,8 +147,9 @@ def prefill_trials() -> Iterator[Trial]:
 
 
 SWEEPS: dict[str, Callable[[], Iterator[Trial]]] = {
-    "gemv": lambda: gemv_trials(bench.PRODUCTS),
-    "small": lambda: gemv_trials(SMALL),
+    "gemv": lambda: gemv_trials(bench.PRODUCTS, (1, 8)),
+    "rows": lambda: gemv_trials(bench.PRODUCTS, (32, 64, 128)),
+    "small": lambda: gemv_trials(SMALL, (1, 8)),
     "decode": decode_trials,
     "prefill": prefill_trials,
 }

@@ -18,7 +18,12 @@ from octavo_engine.runner.device.capture import Capture, Forward
 from octavo_engine.runner.inputs import ForwardInputs, StepLayout
 from octavo_engine.runner.kernels.ops import HeadShape
 from octavo_engine.runner.kernels.triton.attention import PagedPlan
-from octavo_engine.runner.kernels.triton.prefill import PrefillTiles, default_config, plan_tiles
+from octavo_engine.runner.kernels.triton.prefill_tiles import (
+    PrefillScratch,
+    PrefillTiles,
+    default_config,
+    plan_tiles,
+)
 from octavo_engine.runner.kernels.upload import upload
 from octavo_engine.runner.kv_cache import LayerCache
 from octavo_engine.runner.models.family import CausalModel
@@ -42,13 +47,16 @@ class ChunkBatch:
     inputs: ForwardInputs
 
     @classmethod
-    def allocate(cls, size: int, tables: Tensor, heads: HeadShape, windows: Windows) -> ChunkBatch:
+    def allocate(
+        cls, size: int, tables: Tensor, heads: HeadShape, windows: Windows, scratch: PrefillScratch
+    ) -> ChunkBatch:
         device, config = tables.device, default_config(heads.head_dim, size)
         tokens = max(1, config.rows // (heads.heads // heads.kv_heads))
-        most_tiles = -(-size // tokens) + tables.shape[0]
+        programs = -(-size // tokens) + tables.shape[0] + scratch.pieces
         whole = torch.zeros(3, size, dtype=torch.int64, device=device)
         whole[2] = -1
-        tiles = PrefillTiles(torch.zeros(4, most_tiles, dtype=torch.int32, device=device), tokens, config)
+        whole_tiles = torch.zeros(9, programs, dtype=torch.int32, device=device)
+        tiles = PrefillTiles(whole_tiles, tokens, config, scratch)
         plan = PagedPlan(tables, tables[:, 0], 0, None, tiles)
         return cls(
             whole,
@@ -65,7 +73,13 @@ class ChunkBatch:
         host[:, : len(layout.token_ids)] = layout.token_ids, layout.positions, layout.slots
         self.whole.copy_(upload(host, self.whole.device))
         sequences = layout.sequences
-        found = plan_tiles(0, sequences.query_lens, sequences.context_lens, self.tiles.tokens)
+        found = plan_tiles(
+            0,
+            sequences.query_lens,
+            sequences.context_lens,
+            self.tiles.tokens,
+            self.tiles.scratch.pieces,
+        )
         tiles = np.zeros(self.tiles.tiles.shape, dtype=np.int32)
         tiles[:, : found.shape[1]] = found
         self.tiles.tiles.copy_(upload(tiles, self.whole.device))
@@ -86,7 +100,10 @@ class ChunkGraphs:
     ) -> None:
         self._model, self._caches, self._sizes = model, caches, sizes
         self._tables = torch.zeros(_MOST_SEQUENCES, max_blocks, dtype=torch.int32, device=device)
-        self._batches = {size: ChunkBatch.allocate(size, self._tables, heads, windows) for size in sizes}
+        scratch = PrefillScratch.allocate(heads.kv_heads, heads.head_dim, device)
+        self._batches = {
+            size: ChunkBatch.allocate(size, self._tables, heads, windows, scratch) for size in sizes
+        }
         self._runs: dict[int, Forward] = {}
 
     def prepare(self, capture: Capture) -> None:

@@ -15,10 +15,11 @@ from octavo_engine.runner.architecture import Windows
 from octavo_engine.runner.kernels.attention import SequenceLayout
 from octavo_engine.runner.kernels.ops import HeadShape, Plans
 from octavo_engine.runner.kernels.triton.decode import DecodeScratch, paged_decode
-from octavo_engine.runner.kernels.triton.prefill import (
+from octavo_engine.runner.kernels.triton.prefill import paged_prefill
+from octavo_engine.runner.kernels.triton.prefill_tiles import (
+    PrefillScratch,
     PrefillTiles,
     default_config,
-    paged_prefill,
     plan_tiles,
 )
 from octavo_engine.runner.kernels.upload import upload
@@ -54,8 +55,9 @@ def plan_attention(
     scratch: DecodeScratch | None = None,
     *,
     soft_cap: float | None = None,
+    prefill_scratch: PrefillScratch | None = None,
 ) -> PagedPlan:
-    """The plan of a step. ``scratch`` is reused from step to step when it is given and large enough."""
+    """The plan of a step. Scratch memory is reused from step to step where it is given and large enough."""
     if layout.num_decodes and (scratch is None or scratch.counters.shape[0] < layout.num_decodes):
         scratch = DecodeScratch.allocate(
             layout.num_decodes, shape.heads, shape.kv_heads, shape.head_dim, device
@@ -65,7 +67,7 @@ def plan_attention(
         upload(layout.context_lens.astype(np.int32), device),
         layout.num_decodes,
         scratch,
-        _plan_prefill(layout, shape, device),
+        _plan_prefill(layout, shape, device, prefill_scratch),
         window,
         soft_cap,
     )
@@ -77,9 +79,12 @@ class Planner:
     def __init__(self, shape: HeadShape, device: torch.device) -> None:
         self._shape, self._device = shape, device
         self._scratch: DecodeScratch | None = None
+        self._prefill_scratch = PrefillScratch.allocate(shape.kv_heads, shape.head_dim, device)
 
     def plan(self, layout: SequenceLayout, windows: Windows) -> Plans:
-        found = plan_attention(layout, None, self._device, self._shape, self._scratch)
+        found = plan_attention(
+            layout, None, self._device, self._shape, self._scratch, prefill_scratch=self._prefill_scratch
+        )
         self._scratch = found.scratch
         return found.for_windows(windows)
 
@@ -104,10 +109,14 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PagedPlan
     return out
 
 
-def _plan_prefill(layout: SequenceLayout, shape: HeadShape, device: torch.device) -> PrefillTiles | None:
-    if layout.num_decodes == len(layout.query_lens):
+def _plan_prefill(
+    layout: SequenceLayout, shape: HeadShape, device: torch.device, scratch: PrefillScratch | None
+) -> PrefillTiles | None:
+    first = layout.num_decodes
+    if first == len(layout.query_lens):
         return None
-    config = default_config(shape.head_dim, int(layout.query_lens[layout.num_decodes :].sum()))
+    scratch = scratch or PrefillScratch.allocate(shape.kv_heads, shape.head_dim, device)
+    config = default_config(shape.head_dim, int(layout.query_lens[first:].sum()))
     tokens = max(1, config.rows // (shape.heads // shape.kv_heads))
-    tiles = plan_tiles(layout.num_decodes, layout.query_lens, layout.context_lens, tokens)
-    return PrefillTiles(upload(tiles, device), tokens, config)
+    tiles = plan_tiles(first, layout.query_lens, layout.context_lens, tokens, scratch.pieces)
+    return PrefillTiles(upload(tiles, device), tokens, config, scratch)

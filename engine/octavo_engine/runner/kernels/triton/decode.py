@@ -19,6 +19,7 @@ from torch import Tensor
 
 from octavo_engine.runner.kernels.triton import launch
 from octavo_engine.runner.kernels.triton.launch import follow, release
+from octavo_engine.runner.kernels.triton.multiprocessors import multiprocessors
 from octavo_engine.runner.kernels.triton.softmax import attend_tile, cache_rows
 
 LOG2_E = 1 / math.log(2)
@@ -52,7 +53,7 @@ class DecodeScratch:
         cls, rows: int, heads: int, kv_heads: int, head_dim: int, device: torch.device
     ) -> DecodeScratch:
         """For decodes of up to ``rows`` sequences."""
-        programs = _PROGRAMS_PER_SM * _multiprocessors(device)
+        programs = _PROGRAMS_PER_SM * multiprocessors(device)
         partials = heads * (
             -(-programs // kv_heads) + rows
         )  # bounds rows * heads * splits for all fewer rows
@@ -121,12 +122,6 @@ def default_config(head_dim: int, load: float) -> DecodeConfig:
 def score_scales(scale: float, soft_cap: float | None) -> tuple[float, float]:
     """(factor on q k, cap) such that :func:`attend_tile`'s scores come out in powers of two."""
     return (scale * LOG2_E, 0.0) if soft_cap is None else (scale / soft_cap, soft_cap * LOG2_E)
-
-
-def _multiprocessors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 1
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 # Lengths and splits change from batch to batch; specializing on them would compile again and again.

@@ -1,4 +1,4 @@
-"""Products of a few rows (1 to 16) with a weight matrix: all time goes into reading the weight once.
+"""Products of a few rows (1 to 128) with a weight matrix: all time goes into reading the weight once.
 
 Programs share out the output columns and, where these are too few to keep the device reading, the inner
 dimension too (split-K). The splits of a tile meet in the same launch: the last to finish, told by a counter,
@@ -19,9 +19,9 @@ from octavo_engine.runner.kernels.triton import launch
 from octavo_engine.runner.kernels.triton.activation import activate, gate
 from octavo_engine.runner.kernels.triton.launch import follow, release
 
-MOST_ROWS = 16
-_WIDEST_SPLIT = 32768  # columns of a product that is split
-_MOST_SPLITS = 8
+MOST_ROWS = 128
+_WIDEST_SPLIT = 4096  # columns of a product that is split
+_MOST_SPLITS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def gemv(
     scratch: GemvScratch,
     kind: str = "none",
 ) -> Tensor:
-    """``x`` [rows <= 16, inner] times ``weight`` [columns, inner] transposed, plus ``bias`` -> [rows,
+    """``x`` [rows <= 128, inner] times ``weight`` [columns, inner] transposed, plus ``bias`` -> [rows,
     columns].
 
     With ``kind`` an activation (``silu``, ``gelu_tanh``, ``gelu``), ``weight`` holds gate and up projections
@@ -79,11 +79,16 @@ def gemv(
     _gemv_kernel[grid](
         x, weight, weight if bias is None else bias, out, scratch.partials, scratch.counters,
         rows, columns, inner, x.stride(0), weight.stride(0),
-        MOST_ROWS if config.dot or rows > 1 else 1, config.columns, config.inner, config.splits,
+        _row_block(rows, config), config.columns, config.inner, config.splits,
         bias is not None, kind, overlapped,
         num_warps=config.warps, num_stages=config.stages, launch_pdl=overlapped,
     )  # fmt: skip
     return out
+
+
+def _row_block(rows: int, config: GemvConfig) -> int:
+    """Rows that a program computes: a power of two that a matrix product takes, or one without."""
+    return max(16, triton.next_power_of_2(rows)) if config.dot or rows > 1 else 1
 
 
 class SmallProducts:
@@ -119,6 +124,10 @@ def choose_config(rows: int, columns: int, inner: int) -> GemvConfig | None:
     """The best of the measured ways (docs/performance.md), or None where torch's product is faster."""
     if not 0 < rows <= MOST_ROWS:
         return None
+    if rows > 64:
+        return _hundred_rows(columns, inner)
+    if rows > 16:
+        return _dozens_of_rows(columns)
     return (_one_row if rows == 1 else _some_rows)(columns)
 
 
@@ -139,6 +148,23 @@ def _some_rows(columns: int) -> GemvConfig:
     if columns > 2048:
         return GemvConfig(32, 128, splits=2, stages=5)
     return GemvConfig(64, 256, splits=4, stages=5)
+
+
+def _dozens_of_rows(columns: int) -> GemvConfig:
+    if columns > 8192:
+        return GemvConfig(128, 128, warps=8)
+    if columns > 4096:
+        return GemvConfig(32, 128)
+    if columns > 2048:
+        return GemvConfig(32, 128, stages=6)
+    return GemvConfig(32, 128, splits=4, stages=5)
+
+
+def _hundred_rows(columns: int, inner: int) -> GemvConfig | None:
+    """Only where the weight is large enough for its reading to count, or torch splits it badly."""
+    if columns > 8192:
+        return GemvConfig(128, 128, warps=8, stages=3)
+    return GemvConfig(64, 128, splits=2, warps=8) if 2048 < columns <= 4096 and inner > 2 * columns else None
 
 
 @triton.jit(do_not_specialize=["rows"])

@@ -1,66 +1,20 @@
 """Causal attention of prompt chunks over the paged cache (FlashAttention 2, Dao 2023), with packed GQA heads.
 
 A program takes a few query tokens of one sequence with all query heads of one KV head, so each tile of keys
-is read once for the whole group. The chunk's own keys and values are in the cache already.
+is read once for the whole group. The chunk's own keys and values are in the cache already. Of several
+programs that share the keys of one tile the last to finish, told by a counter, sums up in the order of the
+splits, so results do not depend on timing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
 import triton
 import triton.language as tl
-from numpy.typing import NDArray
 from torch import Tensor
 
 from octavo_engine.runner.kernels.triton.decode import score_scales
+from octavo_engine.runner.kernels.triton.prefill_tiles import PrefillTiles
 from octavo_engine.runner.kernels.triton.softmax import attend_tile, cache_rows
-
-
-@dataclass(frozen=True, slots=True)
-class PrefillConfig:
-    """How a program works. ``rows``: query tokens times query heads of a KV head; ``tile``: keys at once."""
-
-    rows: int
-    tile: int
-    warps: int
-    stages: int
-
-
-@dataclass(frozen=True, slots=True)
-class PrefillTiles:
-    """Which query tokens each program takes; int32 on the device, one column a tile, longest work first.
-
-    ``tiles`` [4, n]: sequence, first token in the batch, tokens, position of the first token.
-    """
-
-    tiles: Tensor
-    tokens: int  # most tokens of a tile
-    config: PrefillConfig
-
-
-def default_config(head_dim: int, tokens: int) -> PrefillConfig:
-    """For ``tokens`` query tokens in a batch; few of them are shared out in smaller pieces."""
-    if head_dim > 128:
-        return PrefillConfig(128, 32, 8, 2)
-    return PrefillConfig(128, 128, 8, 3) if tokens > 1024 else PrefillConfig(64, 64, 4, 2)
-
-
-def plan_tiles(
-    first: int, query_lens: NDArray[np.int64], context_lens: NDArray[np.int64], tokens: int
-) -> NDArray[np.int32]:
-    """[4, tiles] of :class:`PrefillTiles` for sequences ``first`` and after, ``tokens`` a tile at most."""
-    starts = np.cumsum(query_lens) - query_lens
-    lens = query_lens[first:]
-    counts = -(-lens // tokens)
-    sequence = np.repeat(np.arange(first, first + len(lens)), counts)
-    offset = (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)) * tokens
-    taken = np.minimum(tokens, query_lens[sequence] - offset)
-    position = context_lens[sequence] - query_lens[sequence] + offset
-    order = np.argsort(-(position + taken), kind="stable")
-    columns = np.stack([sequence, starts[sequence] + offset, taken, position])[:, order]
-    return np.ascontiguousarray(columns, dtype=np.int32)
 
 
 def paged_prefill(
@@ -81,7 +35,8 @@ def paged_prefill(
     inner, cap = score_scales(scale, soft_cap)
     config = tiles.config
     _prefill_kernel[(tiles.tiles.shape[1], kv_heads)](
-        q, k_cache, v_cache, block_tables, tiles.tiles, out, tiles.tiles.shape[1],
+        q, k_cache, v_cache, block_tables, tiles.tiles, out,
+        tiles.scratch.outputs, tiles.scratch.peaks, tiles.scratch.counters, tiles.tiles.shape[1],
         inner, cap, window or 0,
         q.stride(0), block_tables.stride(0), k_cache.stride(0), k_cache.stride(1),
         heads // kv_heads, tiles.tokens, config.rows, dim, triton.next_power_of_2(dim), k_cache.shape[1],
@@ -92,7 +47,7 @@ def paged_prefill(
 
 @triton.jit(do_not_specialize=["num_tiles", "window"])
 def _prefill_kernel(
-    q, keys, values, tables, tiles, out, num_tiles, scale, cap, window,
+    q, keys, values, tables, tiles, out, partials, peaks, counters, num_tiles, scale, cap, window,
     q_stride, table_stride, block_stride, slot_stride,
     share: tl.constexpr, tokens: tl.constexpr, rows: tl.constexpr, dim: tl.constexpr, dim_block: tl.constexpr,
     block_size: tl.constexpr, tile: tl.constexpr, windowed: tl.constexpr, capped: tl.constexpr,
@@ -112,28 +67,79 @@ def _prefill_kernel(
         other=0.0,
     )
     position = computed + member
-    end = computed + count
+    context = computed + count
+    first_key, last_key = tl.load(tiles + 4 * num_tiles + index), tl.load(tiles + 5 * num_tiles + index)
+    splits = tl.load(tiles + 8 * num_tiles + index)
     # Tiles before `border` are seen whole by every query of this program.
     border = 0 if windowed else (computed + 1) // tile * tile
-    begin = tl.maximum(computed - window + 1, 0) // tile * tile if windowed else 0
+    begin = first_key
+    if windowed:
+        begin = tl.maximum(tl.maximum(computed - window + 1, 0) // tile * tile, first_key)
     acc = tl.zeros([rows, dim_block], tl.float32)
     top = tl.full([rows], float("-inf"), tl.float32)
     total = tl.zeros([rows], tl.float32)
     table = tables + sequence * table_stride
     acc, top, total = _scan(
-        queries, keys + kv_head * dim, values + kv_head * dim, table, begin, border, end, position, window,
-        acc, top, total, column, block_stride, slot_stride, scale, cap,
+        queries, keys + kv_head * dim, values + kv_head * dim, table, begin, tl.minimum(border, last_key),
+        context, position, window, acc, top, total, column, block_stride, slot_stride, scale, cap,
         dim, block_size, tile, windowed, capped, False,
     )  # fmt: skip
     acc, top, total = _scan(
-        queries, keys + kv_head * dim, values + kv_head * dim, table, tl.maximum(begin, border), end, end,
-        position, window, acc, top, total, column, block_stride, slot_stride, scale, cap,
+        queries, keys + kv_head * dim, values + kv_head * dim, table, tl.maximum(begin, border), last_key,
+        context, position, window, acc, top, total, column, block_stride, slot_stride, scale, cap,
         dim, block_size, tile, windowed, capped, True,
     )  # fmt: skip
-    result = acc / tl.where(total == 0.0, 1.0, total)[:, None]
     heads = tl.num_programs(1) * share
     goal = out + ((token + member) * heads + head)[:, None] * dim + column[None, :]
-    tl.store(goal, result.to(out.dtype.element_ty), mask=inside)
+    if splits > 1:
+        place, split = tl.load(tiles + 6 * num_tiles + index), tl.load(tiles + 7 * num_tiles + index)
+        slot = (place * tl.num_programs(1) + kv_head).to(tl.int64)  # of the tile's first split
+        apart = tl.num_programs(1) * rows  # partial rows from a split to the next
+        mine = slot * rows + split * apart + row
+        real = column[None, :] < dim
+        tl.store(partials + mine[:, None] * dim + column[None, :], acc, mask=real)
+        tl.store(peaks + mine * 2, top)
+        tl.store(peaks + mine * 2 + 1, total)
+        tl.debug_barrier()  # the counter speaks for the stores of all threads
+        if tl.atomic_add(counters + slot, 1, sem="acq_rel") == splits - 1:
+            tl.store(counters + slot, 0)
+            _merge(
+                goal, inside, partials, peaks, slot * rows + row, column, apart, splits, rows, dim, dim_block
+            )
+    else:
+        tl.store(goal, _normalized(acc, total).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _merge(
+    goal, inside, partials, peaks, place, column, apart, splits,
+    rows: tl.constexpr, dim: tl.constexpr, dim_block: tl.constexpr,
+):  # fmt: skip
+    """Sum up the partial results at ``place`` [rows] and ``apart`` rows on, in order, into ``goal``."""
+    acc = tl.zeros([rows, dim_block], tl.float32)
+    top = tl.full([rows], float("-inf"), tl.float32)
+    total = tl.zeros([rows], tl.float32)
+    for split in range(splits):
+        mine = place + split * apart
+        peak = tl.load(peaks + mine * 2, cache_modifier=".cg")
+        weight = tl.load(peaks + mine * 2 + 1, cache_modifier=".cg")
+        part = tl.load(
+            partials + mine[:, None] * dim + column[None, :],
+            mask=column[None, :] < dim, other=0.0, cache_modifier=".cg",
+        )  # fmt: skip
+        higher = tl.maximum(top, peak)
+        pivot = tl.where(higher == float("-inf"), 0.0, higher)
+        keep, gain = tl.exp2(top - pivot), tl.exp2(peak - pivot)
+        acc = acc * keep[:, None] + part * gain[:, None]
+        total = total * keep + weight * gain
+        top = higher
+    tl.store(goal, _normalized(acc, total).to(goal.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _normalized(acc, total):
+    """Weights sum to one; a row without keys gives zeros."""
+    return acc / tl.where(total == 0.0, 1.0, total)[:, None]
 
 
 @triton.jit

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from hypothesis import given as given_that
+from hypothesis import strategies as st
 from torch import Tensor
 
 from octavo_engine.runner.kernels import attention as reference
 from octavo_engine.runner.kernels.ops import HeadShape
 from octavo_engine.runner.kernels.triton.attention import paged_attention, plan_attention
 from octavo_engine.runner.kernels.triton.decode import DecodeScratch, paged_decode
+from octavo_engine.runner.kernels.triton.prefill_tiles import PrefillScratch, plan_tiles
 
 
 @dataclass(frozen=True)
@@ -75,16 +78,26 @@ def dense(case: Case, given: Batch) -> Tensor:
     return torch.cat(parts)
 
 
-def check(case: Case, device: torch.device, programs: int | None = None) -> None:
+def check(case: Case, device: torch.device, programs: int | None = None, pieces: int | None = None) -> None:
     given = batch(case, device)
     shape = HeadShape(case.heads, case.kv_heads, case.dim)
     scratch = scratch_of(max(1, case.decodes), shape, device, programs)
-    plan = plan_attention(given.layout, case.window, device, shape, scratch, soft_cap=case.soft_cap)
+    chunks = PrefillScratch.allocate(case.kv_heads, case.dim, device, pieces)
+    plan = plan_attention(
+        given.layout,
+        case.window,
+        device,
+        shape,
+        scratch,
+        soft_cap=case.soft_cap,
+        prefill_scratch=chunks,
+    )
     found = paged_attention(given.q, given.caches[0], given.caches[1], plan, case.dim**-0.5)
     wanted = dense(case, given)
     error = ((found.double() - wanted).norm() / wanted.norm()).item()
     assert error < {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}[case.dtype]
     assert not scratch.counters.any()
+    assert not chunks.counters.any()
 
 
 def scratch_of(rows: int, shape: HeadShape, device: torch.device, programs: int | None) -> DecodeScratch:
@@ -152,6 +165,39 @@ def test_prefill_with_window_and_soft_cap(
     check(Case(context_lens=(130,), query_lens=(90,), window=window, soft_cap=soft_cap), device)
 
 
+@pytest.mark.parametrize("pieces", [2, 5])
+@pytest.mark.parametrize(
+    ("window", "soft_cap", "heads"), [(None, None, (4, 2)), (150, None, (9, 3)), (None, 5.0, (2, 2))]
+)
+def test_keys_of_few_chunks_are_split(
+    window: int | None, soft_cap: float | None, heads: tuple[int, int], pieces: int, device: torch.device
+) -> None:
+    case = Case(*heads, 32, context_lens=(420, 3), query_lens=(4, 2), window=window, soft_cap=soft_cap)
+    check(case, device, pieces=pieces)
+
+
+@given_that(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(0, 3000)), min_size=1, max_size=9),
+    st.integers(1, 16),
+    st.integers(1, 40),
+)
+def test_programs_see_every_key_once_and_fit_into_the_scratch(
+    sequences: list[tuple[int, int]], tokens: int, pieces: int
+) -> None:
+    queries = np.array([n for n, _ in sequences])
+    found = plan_tiles(0, queries, queries + [before for _, before in sequences], tokens, pieces)
+    tiles: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for _, token, count, position, begin, end, place, split, splits in found.T.tolist():
+        assert splits == 1 or place + splits <= 2 * pieces
+        assert split < splits
+        tiles.setdefault((token, position + count), []).append((begin, end))
+    assert sum(token < queries.sum() for token, _ in tiles) == len(tiles) <= found.shape[1]
+    assert found.shape[1] <= len(tiles) + pieces
+    for (_, keys), ranges in tiles.items():
+        edges = sorted(ranges)
+        assert [edges[0][0], *(end for _, end in edges)] == [*(begin for begin, _ in edges), keys]
+
+
 def test_a_mixed_batch_is_the_torch_reference(device: torch.device) -> None:
     case = Case(9, 3, context_lens=(1, 77, 30, 64), query_lens=(1, 1, 30, 20), dtype=torch.float16)
     given, shape = batch(case, device), HeadShape(9, 3, 64)
@@ -165,6 +211,17 @@ def test_a_mixed_batch_is_the_torch_reference(device: torch.device) -> None:
         atol=2e-3,
         rtol=2e-3,
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("context", [2016, 16384])
+@pytest.mark.parametrize("queries", [1, 2, 16, 64])
+@pytest.mark.parametrize("heads", [(32, 8), (28, 4), (64, 8)])
+def test_short_chunks_after_long_prefixes(
+    heads: tuple[int, int], queries: int, context: int, device: torch.device
+) -> None:
+    case = Case(*heads, 128, context_lens=(context, 40), query_lens=(queries, 2), dtype=torch.bfloat16)
+    check(case, device)
 
 
 MIXED = (1, 17, 700, 1500, 33, 300, 1000), (1, 1, 1, 1, 33, 100, 257)
