@@ -6,24 +6,32 @@ import torch
 
 from octavo_engine.config import EngineConfig
 from octavo_engine.errors import OutOfMemory
+from octavo_engine.runner import out_of_memory
 from octavo_engine.runner.architecture import DecoderConfig
+from octavo_engine.runner.host import free_memory
 from octavo_engine.runner.kv_cache import CacheShape
 from octavo_engine.runner.layers.context import LayerContext
 from octavo_engine.runner.placement import free_bytes
 
-_GIB = 1 << 30
-
 
 def check_weights_fit(config: DecoderConfig, ctx: LayerContext) -> None:
     """Raises :class:`OutOfMemory` before a byte is read when this rank's weights cannot fit."""
-    needed = config.num_parameters * ctx.dtype.itemsize // ctx.group.world_size
-    free = free_bytes(ctx.device)
-    if needed > free:
-        narrower = " or --dtype bfloat16" if ctx.dtype is torch.float32 else ""
-        raise OutOfMemory(
-            f"The weights need {_gib(needed)} and {_gib(free)} of memory is free; raise the memory limit to "
-            f"{_gib(needed + _GIB)}{narrower}, or choose a smaller model."
-        )
+    if _weight_bytes(config, ctx) > free_bytes(ctx.device):
+        raise OutOfMemory(weights_do_not_fit(config, ctx))
+
+
+def weights_do_not_fit(config: DecoderConfig, ctx: LayerContext) -> str:
+    """The sentence for it, by what is free now and what this process has taken of it for weights."""
+    gpu = ctx.device.type == "cuda"
+    free = free_bytes(ctx.device) + (torch.cuda.memory_reserved(ctx.device) if gpu else 0)
+    return out_of_memory.of_weights(
+        _weight_bytes(config, ctx), free, config, ctx.dtype, ctx.group.world_size if gpu else None
+    )
+
+
+def _weight_bytes(config: DecoderConfig, ctx: LayerContext) -> int:
+    """Of this rank."""
+    return config.num_parameters * ctx.dtype.itemsize // ctx.group.world_size
 
 
 def blocks_that_fit(
@@ -37,20 +45,33 @@ def blocks_that_fit(
 
     Raises :class:`OutOfMemory` when the length asked for does not fit.
     """
-    host = config.cache.swap_space_bytes // shape.bytes_per_block
+    host = _host_blocks(config, shape)
     if config.cache.num_blocks is not None:
-        return config.cache.num_blocks, host
+        return _asked_blocks(config.cache.num_blocks, shape, device), host
     budget = _cache_bytes(config, device) - activation_bytes
     blocks = budget // shape.bytes_per_block - 1  # the block of zeros
     asked = config.model.max_model_len is not None  # else the engine lowers the length to what fits
     if blocks < 1 or (asked and blocks * shape.block_size < max_model_len):
         needed = (-(-max_model_len // shape.block_size) + 1) * shape.bytes_per_block
+        fitting, total = max(0, blocks * shape.block_size), _total_bytes(device)
         raise OutOfMemory(
-            f"The KV cache of one sequence of {max_model_len} tokens needs {needed:,} bytes and "
-            f"{budget:,} are there; lower --max-model-len to {max(0, blocks * shape.block_size)} "
-            f"or raise {_cache_setting(config, budget, needed, device)}."
+            out_of_memory.of_cache(config, max_model_len, needed, budget, fitting, activation_bytes, total)
         )
     return blocks, host
+
+
+def _host_blocks(config: EngineConfig, shape: CacheShape) -> int:
+    wanted, free = config.cache.swap_space_bytes, free_memory()
+    if wanted > 0.9 * free:
+        raise OutOfMemory(out_of_memory.of_swap_space(wanted, free))
+    return wanted // shape.bytes_per_block
+
+
+def _asked_blocks(asked: int, shape: CacheShape, device: torch.device) -> int:
+    free = free_bytes(device)
+    if (asked + 1) * shape.bytes_per_block > free:
+        raise OutOfMemory(out_of_memory.of_blocks(asked, shape.bytes_per_block, free))
+    return asked
 
 
 def _cache_bytes(config: EngineConfig, device: torch.device) -> int:
@@ -62,14 +83,5 @@ def _cache_bytes(config: EngineConfig, device: torch.device) -> int:
     return free - int((1 - config.cache.gpu_memory_utilization) * total)
 
 
-def _cache_setting(config: EngineConfig, budget: int, needed: int, device: torch.device) -> str:
-    """What gives the KV cache more memory."""
-    if device.type != "cpu":
-        return "--gpu-memory-utilization"
-    if budget < config.cache.cpu_kv_cache_bytes:
-        return "the memory limit"
-    return f"--kv-cache-memory-bytes to {needed}"
-
-
-def _gib(size: int) -> str:
-    return f"{size / _GIB:.2f} GiB"
+def _total_bytes(device: torch.device) -> int | None:
+    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None

@@ -14,8 +14,9 @@ from octavo_engine.runner.kernels.ops import operators
 from octavo_engine.runner.kv_cache import KVCache
 from octavo_engine.runner.layers.context import LayerContext
 from octavo_engine.runner.limits import model_length
-from octavo_engine.runner.memory import blocks_that_fit, check_weights_fit
+from octavo_engine.runner.memory import blocks_that_fit, check_weights_fit, weights_do_not_fit
 from octavo_engine.runner.models.registry import build_model
+from octavo_engine.runner.out_of_memory import explained, of_allocation, of_steps
 from octavo_engine.runner.parallel.group import ParallelGroup, SoloGroup
 from octavo_engine.runner.placement import choose_device, choose_dtype
 from octavo_engine.runner.rows import RowTable
@@ -53,7 +54,8 @@ class ModelRunner:
         self._max_model_len = model_length(checkpoint.config, self._config.model.max_model_len)
         self._shape = cache_shape(checkpoint.config, self._ctx, self._config.cache.block_size)
         check_weights_fit(checkpoint.config, self._ctx)
-        self._load_model(checkpoint)
+        with explained(lambda: weights_do_not_fit(checkpoint.config, self._ctx)):
+            self._load_model(checkpoint)
         return RunnerSpec(
             checkpoint.config.vocab_size,
             self._max_model_len,
@@ -73,22 +75,26 @@ class ModelRunner:
 
     def profile_blocks(self) -> tuple[int, int]:
         """(device blocks, host blocks) that fit."""
-        activations = self._activation_bytes() if self._config.cache.num_blocks is None else 0
+        with explained(lambda: of_steps(self._config)):
+            activations = self._activation_bytes() if self._config.cache.num_blocks is None else 0
         return blocks_that_fit(self._config, self._shape, self._max_model_len, self._ctx.device, activations)
 
     def allocate(self, num_blocks: int, num_host_blocks: int) -> None:
-        executor = self._executor(num_blocks, num_host_blocks)
+        with explained(lambda: of_allocation(self._config, gpu=self._on_gpu)):
+            self._steps = self._make_steps(self._executor(num_blocks, num_host_blocks))
+
+    def _make_steps(self, executor: StepExecutor) -> Steps:
         if not self._on_gpu:
-            self._steps = ThreadedSteps(executor)
-            return
+            return ThreadedSteps(executor)
         from octavo_engine.runner.device.build import device_steps  # brings Triton
 
-        self._steps = device_steps(executor, self._config, self._heads, self._ctx.device)
+        return device_steps(executor, self._config, self._heads, self._ctx.device)
 
     def launch(self, step: StepInput) -> None:
         if self._steps is None:
             raise EngineError("The runner was asked for a step before its KV cache was allocated.")
-        self._steps.launch(step)
+        with explained(lambda: of_allocation(self._config, gpu=self._on_gpu)):
+            self._steps.launch(step)
 
     def collect(self) -> StepResult:
         """The oldest launched step's result; an error of the step is raised here."""

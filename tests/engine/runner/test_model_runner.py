@@ -186,7 +186,7 @@ def with_cache_of(folder: Path, size: int, max_model_len: int | None) -> ModelRu
 
 def test_a_cache_too_small_for_the_length_asked_for_names_the_one_that_fits(folder: Path) -> None:
     runner = with_cache_of(folder, 40_000, max_model_len=100)
-    words = r"of 100 tokens needs 98,304 bytes .* lower --max-model-len to 32 or raise --kv-cache-memory"
+    words = r"of 100 tokens needs 98,304 bytes .* lower --max-model-len to 32, raise --kv-cache-memory-bytes"
     with pytest.raises(OutOfMemory, match=words):
         runner.profile_blocks()
 
