@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from itertools import count
+from operator import index
 from typing import Any, TypedDict, TypeVar, cast
 
 import msgspec
@@ -135,16 +136,17 @@ class LLM:
         if isinstance(prompt, str):
             return {"prompt": prompt, "prompt_token_ids": self._tokenizer.encode(prompt)}
         if not isinstance(prompt, Mapping):
-            return {"prompt_token_ids": list(prompt)}
+            return {"prompt_token_ids": _token_ids(prompt)}
+        _check_texts(prompt)
         if "prompt_token_ids" not in prompt and "prompt" not in prompt:
             keys = ", ".join(prompt) or "nothing"
             raise RequestError(f"A prompt has {keys}; give it prompt or prompt_token_ids.", param="prompt")
         if "prompt_token_ids" in prompt:
-            return prompt
+            return {**prompt, "prompt_token_ids": _token_ids(prompt["prompt_token_ids"])}
         return {**prompt, "prompt_token_ids": self._tokenizer.encode(prompt["prompt"])}
 
     def _request(self, prompt: Prompt, params: SamplingParams, priority: int) -> AddRequest:
-        params = _with_tuples(params)
+        params = _typed(params)
         check_sampling_params(params, self._ready.vocab_size)
         token_ids = prompt["prompt_token_ids"]
         check_prompt(token_ids, max_model_len=self._ready.max_model_len, vocab_size=self._ready.vocab_size)
@@ -167,7 +169,7 @@ class LLM:
     def _step(self, builders: dict[str, AnswerBuilder], progress: _Progress) -> None:
         for output in self._core.step().outputs:
             if output.error is not None:
-                raise EngineError(output.error)
+                raise _error(output.error, output.error_status)
             builder = builders.get(output.request_id)
             if builder is None:
                 continue
@@ -224,6 +226,8 @@ def config_of(model: str, settings: Mapping[str, object]) -> EngineConfig:
 
 
 def _as_list(prompts: PromptInput | Sequence[PromptInput]) -> list[PromptInput]:
+    if not isinstance(prompts, str | Mapping | Sequence):
+        raise RequestError(f"The prompts must be texts or token ids, not {prompts!r}.", param="prompt")
     single = isinstance(prompts, str | Mapping) or (bool(prompts) and isinstance(prompts[0], int))
     return [prompts] if single else list(prompts)  # type: ignore[list-item, arg-type]
 
@@ -238,8 +242,29 @@ def _one_each(name: str, given: _T | Sequence[_T], number: int) -> list[_T]:
     return list(given)
 
 
-def _with_tuples(params: SamplingParams) -> SamplingParams:
-    """Stops may be given as a string or a list."""
-    stop = (params.stop,) if isinstance(params.stop, str) else tuple(params.stop or ())
-    stop_token_ids = tuple(params.stop_token_ids or ())
-    return msgspec.structs.replace(params, stop=stop, stop_token_ids=stop_token_ids)
+def _error(sentence: str, status: int | None) -> EngineError:
+    return EngineError(sentence) if status is None else RequestError(sentence, status=status)
+
+
+def _token_ids(given: Sequence[int]) -> list[int]:
+    """Also of numpy's integers."""
+    try:
+        return [index(token) for token in given]
+    except TypeError as error:
+        raise RequestError(f"The token ids of a prompt must be integers: {error}.", param="prompt") from error
+
+
+def _check_texts(prompt: Prompt) -> None:
+    for name in ("prompt", "cache_salt"):
+        if not isinstance(prompt.get(name, ""), str):
+            raise RequestError(f"{name} must be a text, not {prompt[name]!r}.", param=name)
+
+
+def _typed(params: SamplingParams) -> SamplingParams:
+    """With every field of its type; stops may be given as a string or a list."""
+    try:
+        stop = (params.stop,) if isinstance(params.stop, str) else tuple(params.stop or ())
+        listed = msgspec.structs.replace(params, stop=stop, stop_token_ids=tuple(params.stop_token_ids or ()))
+        return msgspec.convert(msgspec.to_builtins(listed), SamplingParams)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"The sampling parameters cannot be used: {error}.") from error

@@ -12,6 +12,7 @@ from octavo_engine.sampling_params import SamplingParams
 MAX_SEQUENCES = 128
 MAX_LOGPROBS = 20
 MAX_STOPS = 32
+MAX_INTEGER = 2**31 - 1  # what rows on a device hold
 
 
 class _Rule(NamedTuple):
@@ -32,14 +33,14 @@ _RULES = (
     _Rule("n", f"between 1 and {MAX_SEQUENCES}", _between(1, MAX_SEQUENCES)),
     _Rule("temperature", "a number from 0 up", lambda value: 0 <= value < math.inf),
     _Rule("top_p", "above 0 and at most 1", lambda value: 0 < value <= 1),
-    _Rule("top_k", "-1 or 0 (off), or at least 1", lambda value: value >= -1),
+    _Rule("top_k", f"-1 or 0 (off), or from 1 to {MAX_INTEGER}", _between(-1, MAX_INTEGER)),
     _Rule("min_p", "between 0 and 1", _between(0, 1)),
     _Rule("presence_penalty", "between -2 and 2", _between(-2, 2)),
     _Rule("frequency_penalty", "between -2 and 2", _between(-2, 2)),
-    _Rule("repetition_penalty", "above 0", lambda value: 0 < value < math.inf),
+    _Rule("repetition_penalty", "between 0.01 and 100", _between(0.01, 100)),
     _Rule("seed", "an integer of 64 bits", _optional(_between(-(2**63), 2**63 - 1))),
-    _Rule("max_tokens", "at least 1", _optional(lambda value: value >= 1)),
-    _Rule("min_tokens", "at least 0", lambda value: value >= 0),
+    _Rule("max_tokens", f"at least 1 and at most {MAX_INTEGER}", _optional(_between(1, MAX_INTEGER))),
+    _Rule("min_tokens", f"at least 0 and at most {MAX_INTEGER}", _between(0, MAX_INTEGER)),
     _Rule("logprobs", f"between 0 and {MAX_LOGPROBS}", _optional(_between(0, MAX_LOGPROBS))),
     _Rule("prompt_logprobs", f"between 0 and {MAX_LOGPROBS}", _optional(_between(0, MAX_LOGPROBS))),
     _Rule(

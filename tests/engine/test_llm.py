@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from octavo_engine.config import EMBEDDED_MODEL
 from octavo_engine.errors import ConfigError, EngineError, RequestError
 from octavo_engine.fake_runner import FakeRunner
 from octavo_engine.llm import config_of
-from octavo_engine.messages import StepResult
+from octavo_engine.messages import StepInput, StepResult
 from octavo_engine.tokenizer import Tokenizer
 
 ENGINE = str(Path(octavo_engine.__file__).parents[1])
@@ -124,25 +125,55 @@ def test_chat_renders_the_model_s_template(llm: LLM) -> None:
     assert one.outputs[0].token_ids == several[0].outputs[0].token_ids
 
 
-@pytest.mark.parametrize(
-    ("prompts", "params", "words"),
-    [
-        pytest.param(["1", "2"], [SamplingParams()], "1 entries for 2 prompts", id="too few parameters"),
-        pytest.param([[1] * 100], SamplingParams(), "100 tokens", id="a prompt too long"),
-        pytest.param("", SamplingParams(), "prompt is empty", id="an empty prompt"),
-        pytest.param(
-            {"text": "1"}, SamplingParams(), "has text; give it prompt", id="a dict without a prompt"
-        ),
-        pytest.param("1", SamplingParams(top_p=2.0), "top_p must be", id="a parameter out of range"),
-        pytest.param("1", SamplingParams(n=9), "n is 9", id="more answers than places"),
-    ],
-)
-def test_what_cannot_be_served_is_an_error_and_the_engine_goes_on(
-    llm: LLM, prompts: object, params: object, words: str
+ILLEGAL: dict[str, tuple[object, dict[str, object], str]] = {
+    "a prompt too long": ([[1] * 100], {}, "has 100 tokens"),
+    "an empty prompt": ("", {}, "prompt is empty"),
+    "no token": ({"prompt_token_ids": []}, {}, "prompt is empty"),
+    "a dict without a prompt": ({"text": "1"}, {}, "has text; give it prompt"),
+    "nothing": (None, {}, "must be texts or token ids, not None"),
+    "a number for a text": ({"prompt": 3}, {}, "prompt must be a text, not 3"),
+    "a number for a salt": ({"prompt": "1", "cache_salt": 3}, {}, "cache_salt must be a text, not 3"),
+    "a word among token ids": ([1, "a"], {}, "must be integers"),
+    "a fraction for a token id": ([1, 1.5], {}, "must be integers"),
+    "a token id below 0": ([-1], {}, "token id -1"),
+    "a token id beyond the vocabulary": ([VOCAB_SIZE], {}, "vocabulary ends at 49"),
+    "a token id of 70 bits": ([2**70], {}, "vocabulary ends at 49"),
+    "a temperature in words": ("1", {"temperature": "hot"}, "got `str` - at `\\$.temperature`"),
+    "a temperature that is no number": ("1", {"temperature": math.nan}, "temperature must be"),
+    "half an answer": ("1", {"n": 1.5}, "got `float` - at `\\$.n`"),
+    "more answers than places": ("1", {"n": 9}, "n is 9"),
+    "top_p above 1": ("1", {"top_p": 2.0}, "top_p must be"),
+    "a top_k of 70 bits": ("1", {"top_k": 2**70}, "top_k must be"),
+    "max_tokens of 70 bits": ("1", {"max_tokens": 2**70}, "max_tokens must be"),
+    "a bias of a word": ("1", {"logit_bias": {"a": 1.0}}, "got `str` - at `key`"),
+    "a bias that is no number": ("1", {"logit_bias": {1: math.nan}}, "not nan"),
+    "a bias beyond the vocabulary": ("1", {"logit_bias": {50: 1.0}}, "vocabulary ends at 49"),
+    "a stop that is no text": ("1", {"stop": [1]}, "got `int` - at `\\$.stop"),
+    "a stop id beyond the vocabulary": ("1", {"stop_token_ids": [50]}, "vocabulary ends at 49"),
+    "a penalty beyond reason": ("1", {"repetition_penalty": 1e-300}, "between 0.01 and 100"),
+    "too many logprobs": ("1", {"logprobs": 1000}, "between 0 and 20"),
+}
+
+
+@pytest.mark.parametrize(("prompts", "params", "words"), ILLEGAL.values(), ids=ILLEGAL)
+def test_an_illegal_request_is_refused_in_words_and_never_reaches_the_device(
+    tokenizer: Tokenizer, prompts: object, params: dict[str, object], words: str
 ) -> None:
-    with pytest.raises(EngineError, match=words):
-        llm.generate(prompts, params, use_tqdm=False)  # type: ignore[arg-type]
-    assert len(llm.generate("1", greedy(max_tokens=2), use_tqdm=False)[0].outputs[0].token_ids) == 2
+    class Untouched(FakeRunner):
+        def launch(self, step: StepInput) -> None:
+            raise AssertionError(f"{step} reached the device")
+
+    config = engine_config()
+    llm = LLM.on(Untouched(config, vocab_size=VOCAB_SIZE, max_model_len=100), config, tokenizer)
+    with pytest.raises(RequestError, match=words):
+        llm.generate(prompts, SamplingParams(**params), use_tqdm=False)  # type: ignore[arg-type]
+    with pytest.raises(AssertionError, match="reached the device"):
+        llm.generate("1", use_tqdm=False)
+
+
+def test_parameters_are_one_for_all_or_one_for_each(llm: LLM) -> None:
+    with pytest.raises(RequestError, match="1 entries for 2 prompts"):
+        llm.generate(["1", "2"], [SamplingParams()], use_tqdm=False)
 
 
 def test_a_sequence_that_fails_is_an_error_and_the_engine_goes_on(tokenizer: Tokenizer) -> None:

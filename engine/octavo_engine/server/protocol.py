@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from octavo_engine.errors import RequestError
 from octavo_engine.sampling_params import SamplingParams
+from octavo_engine.validation import MAX_INTEGER
 
 _UNBUILT = {
     "tools": "Tool calls are not supported yet",
@@ -80,7 +81,7 @@ class GenerationRequest(_Request):
     stream_options: StreamOptions | None = None
     add_special_tokens: bool | None = None
     cache_salt: str | None = None
-    priority: int | None = None
+    priority: int | None = Field(None, ge=-MAX_INTEGER, le=MAX_INTEGER)
 
     @property
     def include_usage(self) -> bool:

@@ -12,6 +12,9 @@ from octavo_engine.runner.kernels.triton.inputs import sampling_columns
 from octavo_engine.runner.kernels.triton.sampling import SamplingColumns
 from octavo_engine.runner.kernels.upload import upload
 from octavo_engine.runner.rows import RowTable
+from octavo_engine.sampling_params import SamplingParams
+
+_COLDEST = 1e-30
 
 
 class DeviceRows:
@@ -63,7 +66,7 @@ class DeviceRows:
     def _follow_starts(self, rows: NDArray[np.int64]) -> None:
         host = self._host
         params = [host.params[row] for row in rows]
-        real = np.array([[p.temperature, p.top_p, p.min_p] for p in params], dtype=np.float32).T
+        real = np.array([[_heat(p), p.top_p, p.min_p] for p in params], dtype=np.float32).T
         top_k = np.array([max(p.top_k, 0) for p in params], dtype=np.int64)
         whole = np.stack([rows, top_k, host.seeds[rows].view(np.int64), host.prompt_lens[rows]])
         index, *columns = upload(whole, self._device)
@@ -77,3 +80,8 @@ class DeviceRows:
             self.last_tokens = torch.nn.functional.pad(self.last_tokens, (0, missing))
             self._real = torch.nn.functional.pad(self._real, (0, missing))
             self._whole = torch.nn.functional.pad(self._whole, (0, missing))
+
+
+def _heat(params: SamplingParams) -> float:
+    """The temperature; one whose inverse is no float32 is greedy."""
+    return params.temperature if params.temperature > _COLDEST else 0.0
