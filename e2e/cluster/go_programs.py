@@ -13,6 +13,8 @@ from images.errors import BuildError
 
 TOOLS = Path(__file__).parent / "tools"
 HELM = "helm.sh/helm/v3/cmd/helm@v3.22.0"
+REGISTRY = "github.com/distribution/distribution/v3/cmd/registry@v3.1.2"
+VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 STRIP = "-s -w"
 
 
@@ -69,6 +71,8 @@ BUILDS = (
     GoBuild("coredns", ("coredns",), ".", 40),
     GoBuild("helm", ("helm",), HELM, 60),
     GoBuild("kwok", ("kwok",), "sigs.k8s.io/kwok/cmd/kwok", 60, on_demand=True),
+    GoBuild("registry", ("registry",), REGISTRY, 60, on_demand=True),
+    GoBuild("versitygw", ("versitygw",), VERSITYGW, 60, on_demand=True),
 )
 
 

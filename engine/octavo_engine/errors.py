@@ -2,7 +2,9 @@
 
 EngineError                what a user reads as one sentence; never a traceback
 ├── ConfigError            a setting is wrong: exit code 2
-│   └── ModelNotFound      the model source leads to nothing usable
+│   ├── ModelNotFound      the model source leads to nothing usable
+│   └── DownloadRefused    access, space or checksums: a person has to change something
+├── DownloadFailed         the model cannot be had now; another try may succeed
 ├── ModelError             the model's files are unsound or of an unknown kind
 ├── OutOfMemory            weights or KV cache do not fit; the message names the setting to lower and to what
 ├── CoreDied               the engine core's process ended; the API answers 503 and exits 1
@@ -24,6 +26,18 @@ class ConfigError(EngineError):
 
 class ModelNotFound(ConfigError):
     pass
+
+
+class DownloadRefused(ConfigError):
+    pass
+
+
+class DownloadFailed(EngineError):
+    """``retry_after``: seconds that the server asks for, when it does."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class ModelError(EngineError):

@@ -14,8 +14,19 @@ class Part(msgspec.Struct, rename="camel", kw_only=True, frozen=True, omit_defau
     """Base of all parts: camelCase on the wire, unknown fields ignored."""
 
 
+class Cache(Part, frozen=True):
+    """Where a downloaded model is kept: a claim, a folder of each node, or (neither) a folder of each pod."""
+
+    claim_name: str | None = None
+    host_path: str | None = None
+
+
 class Model(Part, frozen=True):
     source: str
+    secret_name: str | None = None
+    endpoint: str | None = None
+    region: str | None = None
+    cache: Cache | None = None
 
 
 class Engine(Part, frozen=True):
@@ -127,12 +138,23 @@ class Condition(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
     observed_generation: int = 0
 
 
+class Download(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
+    """Of the pod that is least far."""
+
+    downloaded_bytes: int = 0
+    total_bytes: int = 0
+    percent: int = 0
+    file: str = ""
+    progress: str = ""
+
+
 class Status(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
     observed_generation: int = 0
     replicas: int = 0
     ready_replicas: int = 0
     ready: str = ""
     selector: str = ""
+    download: Download | None = None
     conditions: list[Condition] = []
 
 

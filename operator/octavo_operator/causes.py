@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from octavo_operator.names import CONTAINER
+from octavo_operator.names import CONTAINER, FETCH_CONTAINER
 from octavo_operator.observed import ContainerState, ContainerStatus, Pod, Terminated
 
 WRONG_SETTING = 2
@@ -94,10 +94,11 @@ def crash(pod: Pod, status: ContainerStatus, ended: Terminated) -> Cause:
         )
         return Cause("OutOfMemory", f"{text} ({times(status.restart_count)})")
     said = last_line(ended.message) or f"exit code {ended.exit_code} without a message"
+    part = "Download" if status.name == FETCH_CONTAINER else "Engine"
     if ended.exit_code == WRONG_SETTING:
-        return Cause("EngineRefused", said, final=True)
+        return Cause(f"{part}Refused", said, final=True)
     return Cause(
-        "EngineCrashed",
+        "DownloadFailed" if status.name == FETCH_CONTAINER else "EngineCrashed",
         f"{said} (pod {pod.name}, exit code {ended.exit_code}, {times(status.restart_count)})",
     )
 

@@ -6,25 +6,30 @@ Stalled      they are not, and will not be until a person changes something
 Available    at least one pod answers
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from octavo_operator.api import Condition, LLMDeployment, Status
+from octavo_operator.api import Condition, Download, LLMDeployment, Status
 from octavo_operator.causes import Cause, worst
 from octavo_operator.desired.meta import selector
 from octavo_operator.observed import Child, DeploymentStatus, Pod
 
+DOWNLOADING = "Downloading"
 READY, LOADING, ROLLING, SCALED_TO_ZERO = "AllPodsReady", "Loading", "RollingOut", "ScaledToZero"
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """All that a resource's status is made of. `blockers` kept the operator from making a child right."""
+    """All that a resource's status is made of. `blockers` kept the operator from making a child right.
+
+    `downloads`: how far the pods are, by name, whose model is on its way.
+    """
 
     deployment: Child | None
     pods: Sequence[Pod]
     template: str  # hash of the pod template that is wanted
     blockers: Sequence[Cause] = ()
+    downloads: Mapping[str, Download] = {}
 
 
 def status_of(llmd: LLMDeployment, seen: Seen, now: str) -> Status:
@@ -37,6 +42,7 @@ def status_of(llmd: LLMDeployment, seen: Seen, now: str) -> Status:
         ready_replicas=found.ready_replicas,
         ready=f"{found.ready_replicas}/{wanted}",
         selector=",".join(f"{name}={value}" for name, value in selector(llmd.metadata.name).items()),
+        download=slowest(seen),
         conditions=[_dated(c, llmd, now) for c in conditions(llmd, seen, wanted)],
     )
 
@@ -69,13 +75,33 @@ def explain(seen: Seen, wanted: int) -> Cause:
         return Cause(LOADING, "the Deployment is being created")
     if is_complete(seen.deployment, wanted):
         return finished(wanted)
-    current = [pod for pod in seen.pods if pod.template == seen.template]
+    stuck = worst(pod for pod in current_pods(seen) if pod.name not in seen.downloads)
+    if stuck and stuck.final:
+        return stuck
     return (
-        worst(current)
+        downloading(slowest(seen))
+        or stuck
         or refused_pods(seen.deployment)
         or overdue(seen.deployment)
         or on_the_way(seen, wanted)
     )
+
+
+def current_pods(seen: Seen) -> list[Pod]:
+    return [pod for pod in seen.pods if pod.template == seen.template]
+
+
+def slowest(seen: Seen) -> Download | None:
+    """Of the current pods that download, the one that is least far."""
+    found = [seen.downloads[pod.name] for pod in current_pods(seen) if pod.name in seen.downloads]
+    return min(found, key=lambda d: (d.percent, d.downloaded_bytes), default=None)
+
+
+def downloading(download: Download | None) -> Cause | None:
+    if download is None:
+        return None
+    file = f", {download.file}" if download.file else ""
+    return Cause(DOWNLOADING, f"the model is being downloaded: {download.progress}{file}")
 
 
 def is_complete(deployment: Child, wanted: int) -> bool:

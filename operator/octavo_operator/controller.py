@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from octavo_operator import health
 from octavo_operator.api_client import Access, ApiClient
 from octavo_operator.cluster import ApiCluster
+from octavo_operator.download_watch import DownloadWatch
+from octavo_operator.downloads import Downloads
 from octavo_operator.election import Alone, Election
 from octavo_operator.errors import ApiError
 from octavo_operator.listening import serve
@@ -35,7 +37,13 @@ class Controller:
         self.queue: WorkQueue[Key] = WorkQueue()
         self.store = Store(self.queue.add)
         self.cluster = ApiCluster(client, settings.watch_namespaces, self._child_changed)
-        self._reconciler = Reconciler(self.cluster, self.store, defaults(settings), telemetry, _now)
+        downloads = Downloads()
+        self._reconciler = Reconciler(
+            self.cluster, self.store, defaults(settings), telemetry, _now, downloads
+        )
+        self._download_watch = DownloadWatch(
+            self.cluster.all_pods, downloads, self._child_changed, settings.engine_port
+        )
         self._workers = settings.workers
         self.started = asyncio.Event()
         telemetry.watch(lambda: len(self.queue), lambda: len(self.store))
@@ -49,6 +57,7 @@ class Controller:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.cluster.run())
             await self.cluster.synced()
+            group.create_task(self._download_watch.run())
             for _ in range(self._workers):
                 group.create_task(self._worker())
             self.started.set()

@@ -20,6 +20,8 @@ SCALE_MANAGER: Final = "octavo-operator-scale"
 """Holds a child Deployment's replicas between our letting go of them and the HPA's first change."""
 
 CONTAINER: Final = "engine"
+FETCH_CONTAINER: Final = "fetch"
+"""Downloads the model before the engine starts; its /health tells how far it is."""
 PORT_NAME: Final = "http"
 PORT: Final = 8000
 

@@ -14,6 +14,7 @@ from octavo_operator.compare import is_part
 from octavo_operator.conditions import READY, Seen, ready_condition, status_of
 from octavo_operator.desired.children import children
 from octavo_operator.desired.meta import Defaults, Manifest
+from octavo_operator.downloads import Downloads
 from octavo_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError
 from octavo_operator.events import Recorder, Type
 from octavo_operator.names import FIELD_MANAGER, TEMPLATE_ANNOTATION, Key
@@ -24,7 +25,7 @@ from octavo_operator.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
-_QUIET = frozenset({"Loading", "RollingOut", "ScaledToZero"})
+_QUIET = frozenset({"Loading", "Downloading", "RollingOut", "ScaledToZero"})
 """Reasons that are no news to a person who watches the status."""
 
 
@@ -38,12 +39,14 @@ class Reconciler:
         defaults: Defaults,
         telemetry: Telemetry,
         now: Callable[[], datetime.datetime],
+        downloads: Downloads | None = None,
     ) -> None:
         self._cluster = cluster
         self._store = store
         self._defaults = defaults
         self._telemetry = telemetry
         self._now = now
+        self._downloads = downloads or Downloads()
         self._recorder = Recorder(cluster, now)
         self._settled: dict[
             tuple[str, Key], tuple[str, int]
@@ -143,11 +146,13 @@ class Reconciler:
         self, llmd: LLMDeployment, desired: Sequence[Manifest], blockers: Sequence[Cause]
     ) -> None:
         """Write the status if it differs, and tell what is news."""
+        pods = self._cluster.pods(llmd.key)
         seen = Seen(
             deployment=self._cluster.children(llmd.key).get("Deployment"),
-            pods=self._cluster.pods(llmd.key),
+            pods=pods,
             template=_template(desired),
             blockers=blockers,
+            downloads=self._downloads.of(pods),
         )
         status = status_of(llmd, seen, self._now().strftime("%Y-%m-%dT%H:%M:%SZ"))
         if status == llmd.status:

@@ -32,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     identity: str = ""
     watch_namespaces: tuple[str, ...] = ()
     pod_defaults: str = ""
+    image_volumes: bool = False
     metrics_api: bool = True
     service_name: str = "octavo-operator"
     http_port: int = 8080
@@ -90,6 +91,7 @@ def defaults(settings: Settings) -> Defaults:
         engine_image=settings.engine_image,
         engine_cuda_image=settings.engine_cuda_image or None,
         image_pull_policy=settings.engine_image_pull_policy or None,
+        image_volumes=settings.image_volumes,
         pod=pod_defaults(settings.pod_defaults),
     )
 

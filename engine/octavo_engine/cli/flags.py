@@ -42,8 +42,8 @@ _UNBUILT = {
     "--cpu-offload-gb": "Offloading weights is not built yet",
     "--rope-scaling": "Overriding the model's rope scaling is not built yet; edit the model's config.json",
     "--hf-overrides": "Overriding the model's config is not built yet; edit the model's config.json",
-    "--revision": "Downloading models is not built yet; name a local folder, file or package",
-    "--download-dir": "Downloading models is not built yet; name a local folder, file or package",
+    "--revision": "A revision is a part of the model: hf://OWNER/NAME@REVISION",
+    "--download-dir": "Models are downloaded to $OCTAVO_MODEL_CACHE",
     "--trust-remote-code": "Code from model folders is never run",
     "--otlp-traces-endpoint": "Traces are not built yet",
     "--ssl-keyfile": "TLS is not built yet; end it at a proxy or the cluster's gateway",
@@ -122,7 +122,7 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--model",
         default=None,
-        help=f"folder, .gguf file or package://NAME[/FILE] (default: {EMBEDDED_MODEL})",
+        help=f"folder, .gguf file, package://NAME[/FILE], hf://, s3:// or oci:// (default: {EMBEDDED_MODEL})",
     )
     group.add_argument("--dtype", choices=get_args(Dtype), default=model.dtype)
     group.add_argument("--device", choices=get_args(Device), default=model.device)

@@ -40,8 +40,15 @@ def _bench() -> _Command:
     return _Command(add_bench_flags, run_bench)
 
 
+def _fetch() -> _Command:
+    from octavo_engine.cli.fetch import add_fetch_flags, run_fetch
+
+    return _Command(add_fetch_flags, run_fetch)
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[], _Command]]] = {
     "serve": ("serve a model over HTTP", _serve),
+    "fetch": ("download a model into a cache", _fetch),
     "chat": ("talk to a model in the terminal", _chat),
     "bench": ("measure: serve, throughput, latency, prefix, mixed", _bench),
 }

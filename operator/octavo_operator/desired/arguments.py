@@ -5,21 +5,19 @@ from collections.abc import Iterator
 import msgspec
 
 from octavo_operator.api import Engine, LLMDeployment, Parallelism, Spec
+from octavo_operator.desired.source import model_argument
 from octavo_operator.names import PORT
-
-MODELS_PATH = "/models"
-"""Where the claim of a pvc:// source is mounted."""
 
 _NOT_FLAGS = frozenset({"extra_args", "env"})
 
 
-def arguments(llmd: LLMDeployment) -> list[str]:
+def arguments(llmd: LLMDeployment, image_volumes: bool = False) -> list[str]:
     """All arguments of the engine's container; extraArgs come last and so win."""
     spec = llmd.spec
     parallel = parallelism(spec)
     return [
         "serve",
-        f"--model={model_argument(spec.model.source)}",
+        f"--model={model_argument(spec.model, image_volumes)}",
         *(f"--served-model-name={name}" for name in served_names(llmd)),
         "--host=0.0.0.0",
         f"--port={PORT}",
@@ -41,19 +39,6 @@ def served_names(llmd: LLMDeployment) -> list[str]:
 def parallelism(spec: Spec) -> Parallelism:
     """The parallelism given, or tensor parallelism over all GPUs of the pod."""
     return spec.parallelism or Parallelism(tensor=max(spec.resources.gpu, 1))
-
-
-def claim(source: str) -> str | None:
-    """The PersistentVolumeClaim that a source names."""
-    return source.removeprefix("pvc://").split("/")[0] if source.startswith("pvc://") else None
-
-
-def model_argument(source: str) -> str:
-    """What the engine is told: a path inside its container, or the package."""
-    if source.startswith("pvc://"):
-        _, _, path = source.removeprefix("pvc://").rstrip("/").partition("/")
-        return f"{MODELS_PATH}/{path}" if path else MODELS_PATH
-    return source.removeprefix("file://")
 
 
 def engine_flags(engine: Engine) -> Iterator[str]:

@@ -3,14 +3,17 @@
 from octavo_operator.api import LLMDeployment
 from octavo_operator.desired.meta import Defaults, Manifest, child, selector
 from octavo_operator.desired.pod import pod_template
+from octavo_operator.desired.source import is_downloaded
 from octavo_operator.names import SCALED_BY_ANNOTATION
 
 PROGRESS_MARGIN = 300  # seconds beyond loading for scheduling and pulling the image
+DOWNLOAD_MARGIN = 24 * 3600  # and for a large model from afar, whose progress the status shows
 
 
 def deployment(llmd: LLMDeployment, defaults: Defaults) -> Manifest:
     """Without autoscaling replicas are 1 unless given; with it the field is left to the HPA."""
     spec = llmd.spec
+    margin = PROGRESS_MARGIN + (DOWNLOAD_MARGIN if is_downloaded(spec.model, defaults.image_volumes) else 0)
     scale = {} if spec.autoscaling else {"replicas": 1 if spec.replicas is None else spec.replicas}
     return child(
         llmd,
@@ -21,7 +24,7 @@ def deployment(llmd: LLMDeployment, defaults: Defaults) -> Manifest:
             **scale,
             "selector": {"matchLabels": selector(llmd.metadata.name)},
             "revisionHistoryLimit": 3,
-            "progressDeadlineSeconds": spec.startup_seconds + PROGRESS_MARGIN,
+            "progressDeadlineSeconds": spec.startup_seconds + margin,
             "strategy": {
                 "type": "RollingUpdate",
                 "rollingUpdate": {

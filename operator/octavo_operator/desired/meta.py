@@ -24,6 +24,7 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     engine_image: str
     engine_cuda_image: str | None = None
     image_pull_policy: str | None = None
+    image_volumes: bool = False  # the cluster mounts oci:// models itself
     pod: PodTemplate = PodTemplate()
 
 

@@ -4,9 +4,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from octavo_operator.api import LLMDeployment, Passthrough, PodTemplate, Resources, Scheduling, Spec
-from octavo_operator.desired.arguments import MODELS_PATH, arguments, claim
+from octavo_operator.desired.arguments import arguments
+from octavo_operator.desired.download import fetch_container
 from octavo_operator.desired.meta import Defaults, Manifest, digest, labels, selector
 from octavo_operator.desired.probes import probes
+from octavo_operator.desired.source import MODELS_PATH, is_downloaded, is_image, model_volume
 from octavo_operator.names import CONTAINER, PORT, PORT_NAME, TEMPLATE_ANNOTATION
 
 USER = 65532
@@ -14,6 +16,10 @@ ENDPOINT_SECONDS = 5
 """How long a pod that is to end goes on serving, until routers and kube-proxies have seen that it leaves."""
 EXIT_SECONDS = 10
 """What the engine may take beyond its drain timeout."""
+OWN_MOUNTS: tuple[Manifest, ...] = (
+    {"name": "tmp", "mountPath": "/tmp"},
+    {"name": "shm", "mountPath": "/dev/shm"},
+)
 
 
 def pod_template(llmd: LLMDeployment, defaults: Defaults) -> Manifest:
@@ -48,6 +54,9 @@ def by(field: str, *lists: Iterable[Passthrough]) -> list[Passthrough]:
 
 def pod_spec(llmd: LLMDeployment, defaults: Defaults, overlay: PodTemplate) -> Manifest:
     spec = llmd.spec
+    common = common_container(spec, defaults, overlay)
+    fetched = is_downloaded(spec.model, defaults.image_volumes)
+    pull_secrets = image_pull_secrets(spec, defaults)
     return {
         "serviceAccountName": overlay.service_account_name or llmd.metadata.name,
         "automountServiceAccountToken": False,
@@ -61,34 +70,53 @@ def pod_spec(llmd: LLMDeployment, defaults: Defaults, overlay: PodTemplate) -> M
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [container(llmd, defaults, overlay)],
-        "volumes": [*own_volumes(spec), *overlay.volumes],
-        **({"imagePullSecrets": spec.image_pull_secrets} if spec.image_pull_secrets else {}),
+        **({"initContainers": [fetch_container(spec.model, common)]} if fetched else {}),
+        "containers": [container(llmd, defaults, common)],
+        "volumes": [*own_volumes(spec, defaults), *overlay.volumes],
+        **({"imagePullSecrets": pull_secrets} if pull_secrets else {}),
         **placement(spec.scheduling, llmd.metadata.name),
     }
 
 
-def container(llmd: LLMDeployment, defaults: Defaults, overlay: PodTemplate) -> Manifest:
+def container(llmd: LLMDeployment, defaults: Defaults, common: Manifest) -> Manifest:
     spec = llmd.spec
-    pull_policy = spec.image_pull_policy or defaults.image_pull_policy
+    has_models = model_volume(spec.model, defaults.image_volumes) is not None
+    models = [{"name": "models", "mountPath": MODELS_PATH, "readOnly": True}] if has_models else []
     return {
+        **common,
         "name": CONTAINER,
-        "image": image(spec, defaults),
-        **({"imagePullPolicy": pull_policy} if pull_policy else {}),
-        "args": arguments(llmd),
-        "env": by("name", [{"name": "HOME", "value": "/tmp"}], overlay.env, spec.engine.env),
+        "args": arguments(llmd, defaults.image_volumes),
+        "env": by("name", common["env"], spec.engine.env),
         "ports": [{"name": PORT_NAME, "containerPort": PORT, "protocol": "TCP"}],
         "resources": resources(spec.resources),
-        "volumeMounts": [*own_mounts(spec), *overlay.volume_mounts],
+        "volumeMounts": [*common["volumeMounts"], *models],
         "lifecycle": {"preStop": {"sleep": {"seconds": ENDPOINT_SECONDS}}},
+        **probes(spec.startup_seconds),
+    }
+
+
+def common_container(spec: Spec, defaults: Defaults, overlay: PodTemplate) -> Manifest:
+    """What the engine's container and the one that downloads its model have in common; no GPUs among it."""
+    pull_policy = spec.image_pull_policy or defaults.image_pull_policy
+    return {
+        "image": image(spec, defaults),
+        **({"imagePullPolicy": pull_policy} if pull_policy else {}),
+        "env": by("name", [{"name": "HOME", "value": "/tmp"}], overlay.env),
+        "resources": resources(Resources(cpu=spec.resources.cpu, memory=spec.resources.memory)),
+        "volumeMounts": [*OWN_MOUNTS, *overlay.volume_mounts],
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
         },
-        **probes(spec.startup_seconds),
     }
+
+
+def image_pull_secrets(spec: Spec, defaults: Defaults) -> list[Passthrough]:
+    """A model that is mounted as an image is pulled with the model's own Secret as well."""
+    own = spec.model.secret_name if is_image(spec.model, defaults.image_volumes) else None
+    return by("name", spec.image_pull_secrets, [{"name": own}] if own else [])
 
 
 def image(spec: Spec, defaults: Defaults) -> str:
@@ -109,24 +137,14 @@ def resources(wanted: Resources) -> Manifest:
     return {name: part for name, part in (("requests", given), ("limits", limits)) if part}
 
 
-def own_volumes(spec: Spec) -> list[Manifest]:
+def own_volumes(spec: Spec, defaults: Defaults) -> list[Manifest]:
     volumes: list[Manifest] = [
         {"name": "tmp", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
     ]
-    if name := claim(spec.model.source):
-        volumes.append({"name": "models", "persistentVolumeClaim": {"claimName": name, "readOnly": True}})
+    if models := model_volume(spec.model, defaults.image_volumes):
+        volumes.append({"name": "models", **models})
     return volumes
-
-
-def own_mounts(spec: Spec) -> list[Manifest]:
-    mounts: list[Manifest] = [
-        {"name": "tmp", "mountPath": "/tmp"},
-        {"name": "shm", "mountPath": "/dev/shm"},
-    ]
-    if claim(spec.model.source):
-        mounts.append({"name": "models", "mountPath": MODELS_PATH, "readOnly": True})
-    return mounts
 
 
 def placement(scheduling: Scheduling, name: str) -> Manifest:

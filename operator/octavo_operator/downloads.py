@@ -1,0 +1,80 @@
+"""How far the pods are that download their model: what each last said of itself. Pure."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from octavo_operator.api import Download
+from octavo_operator.names import FETCH_CONTAINER
+from octavo_operator.observed import Pod
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+PodName = tuple[str, str]
+"""Namespace and name."""
+
+
+class _Said(msgspec.Struct, rename="camel", frozen=True):
+    downloaded_bytes: int
+    total_bytes: int
+    file: str = ""
+
+
+class _Health(msgspec.Struct, frozen=True):
+    download: _Said
+
+
+class Downloads:
+    """The latest of each pod."""
+
+    def __init__(self) -> None:
+        self._latest: dict[PodName, Download] = {}
+
+    def take(self, pod: Pod, download: Download) -> bool:
+        """True when it differs in what a person is shown."""
+        former = self._latest.get((pod.namespace, pod.name))
+        self._latest[pod.namespace, pod.name] = download
+        return former is None or (former.percent, former.file) != (download.percent, download.file)
+
+    def keep(self, pods: Iterable[Pod]) -> None:
+        """Forget all pods but these."""
+        kept = {(pod.namespace, pod.name) for pod in pods}
+        self._latest = {name: found for name, found in self._latest.items() if name in kept}
+
+    def of(self, pods: Iterable[Pod]) -> dict[str, Download]:
+        """By name; pods whose download has ended have none."""
+        found = ((pod.name, self._latest.get((pod.namespace, pod.name))) for pod in pods if is_fetching(pod))
+        return {name: download for name, download in found if download is not None}
+
+
+def is_fetching(pod: Pod) -> bool:
+    return not pod.leaving and any(
+        status.name == FETCH_CONTAINER and status.state.running is not None
+        for status in pod.status.init_container_statuses
+    )
+
+
+def parse(health: bytes) -> Download | None:
+    """What a pod's /health says of its download; None before its size is known.
+
+    Raises:
+        msgspec.MsgspecError: it is no answer of a downloading pod.
+    """
+    said = msgspec.json.decode(health, type=_Health).download
+    if said.total_bytes <= 0:
+        return None
+    percent = 100 * said.downloaded_bytes // said.total_bytes
+    return Download(
+        downloaded_bytes=said.downloaded_bytes,
+        total_bytes=said.total_bytes,
+        percent=percent,
+        file=said.file,
+        progress=f"{percent}% of {size_text(said.total_bytes)}",
+    )
+
+
+def size_text(count: int) -> str:
+    """`16.1 GB`: decimal units, as hubs show sizes."""
+    value, unit = float(count), 0
+    while value >= 999.5 and unit < len(_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{value:.1f} {_UNITS[unit]}" if unit and value < 100 else f"{value:.0f} {_UNITS[unit]}"
