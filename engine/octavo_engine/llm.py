@@ -23,7 +23,6 @@ from octavo_engine.errors import EngineError, RequestError
 from octavo_engine.messages import AddRequest, Runner
 from octavo_engine.outputs import AnswerBuilder, CompletionOutput, Logprob, RequestOutput
 from octavo_engine.sampling_params import SamplingParams
-from octavo_engine.sources.local import local_model
 from octavo_engine.tokenizer import Tokenizer, load_tokenizer
 from octavo_engine.validation import check_prompt, check_sampling_params
 
@@ -55,9 +54,8 @@ class LLM:
     ) -> None:
         from octavo_engine.runner.model_runner import ModelRunner  # brings torch
 
-        model = local_model(model)
         config = config_of(model, settings)
-        self._open(config, ModelRunner(config), load_tokenizer(tokenizer or model))
+        self._open(config, ModelRunner(config), load_tokenizer(tokenizer or config.model.source))
 
     @classmethod
     def on(cls, runner: Runner, config: EngineConfig, tokenizer: Tokenizer) -> LLM:

@@ -5,14 +5,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
+from octavo_engine.cli.fetch import add_fetch_flags
 from octavo_engine.cli.flags import Parser, engine_config, refuse_unbuilt, refuse_unknown, with_dashes
 from octavo_engine.cli.serve import add_serve_flags
 from octavo_engine.errors import ConfigError
+from octavo_engine.sources.cache import Cache
+from octavo_engine.sources.health import answering
+from octavo_engine.sources.progress import Progress
+from octavo_engine.sources.source import parse as parse_source
 from octavo_operator.api import LLMDeployment, parse
 from octavo_operator.desired.arguments import arguments, served_names
+from octavo_operator.desired.download import fetch_container
+from octavo_operator.downloads import parse as parse_health
 
 (CRD_FILE,) = (Path(__file__).parents[2] / "crds").glob("*.yaml")
 (CRD_VERSION,) = yaml.safe_load(CRD_FILE.read_text())["spec"]["versions"]
@@ -99,6 +107,34 @@ SOURCES = {
 def test_the_engine_is_given_as_its_model(source: str, model: str, contract: str) -> None:
     assert taken(deployment(model={"source": source})).model == model
     assert source.partition("://")[0] + "://" in contract
+
+
+@pytest.mark.parametrize("source", ["hf://org/m@v1", "s3://bucket/m", "oci://registry/m:1"])
+def test_the_engine_downloads_what_the_operator_asks_it_to(source: str, contract: str) -> None:
+    model = {"source": source, "endpoint": "http://e", **({"region": "r"} if "s3" in source else {})}
+    llmd = deployment(model=model)
+    command, *flags = fetch_container(llmd.spec.model, {"env": [], "volumeMounts": []})["args"]
+    parser = Parser(prog="octavo-engine fetch", allow_abbrev=False)
+    add_fetch_flags(parser)
+    known = parser.parse_args(flags)
+    assert (command, known.source, known.port, known.endpoint) == ("fetch", source, 8000, "http://e")
+    assert parse_source(known.source)
+    assert Cache(known.cache).link(known.link) == Path(taken(llmd).model)
+    assert "`octavo-engine fetch`" in contract
+
+
+def test_the_operator_reads_the_progress_that_the_engine_tells() -> None:
+    progress = Progress()
+    with answering("127.0.0.1", 0, progress) as port:
+        url = f"http://127.0.0.1:{port}/health"
+        assert parse_health(httpx.get(url).content) is None
+        progress.begin(2_000_000)
+        progress.add(500_000, "m.safetensors")
+        answer = httpx.get(url)
+    assert answer.status_code == 503
+    told = parse_health(answer.content)
+    assert told is not None
+    assert (told.percent, told.file, told.progress) == (25, "m.safetensors", "25% of 2.0 MB")
 
 
 def test_one_gpu_needs_no_flag_that_is_not_built() -> None:

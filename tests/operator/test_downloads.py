@@ -1,0 +1,84 @@
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import ClientSession, web
+
+from octavo_operator.download_watch import DownloadWatch
+from octavo_operator.downloads import Downloads, parse, size_text
+from octavo_operator.names import Key
+from octavo_operator.observed import Pod, PodStatus
+
+
+def pod(name: str = "p", *, state: str = "running", leaving: bool = False) -> Pod:
+    fetch = {"name": "fetch", "state": {state: {}}}
+    status = msgspec.convert({"podIP": "127.0.0.1", "initContainerStatuses": [fetch]}, PodStatus)
+    return Pod(name=name, namespace="ns", deployment="m", leaving=leaving, status=status)
+
+
+def health(done: int, total: int, file: str = "f") -> bytes:
+    said = {"downloadedBytes": done, "totalBytes": total, "file": file}
+    return msgspec.json.encode({"status": "downloading", "message": "m", "download": said})
+
+
+def test_what_a_pod_says_is_read() -> None:
+    found = parse(health(420, 1000))
+    assert found is not None
+    assert (found.percent, found.file, found.progress) == (42, "f", "42% of 1.0 kB")
+    assert parse(health(0, 0)) is None
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"status": "loading", "message": ""}'])
+def test_other_answers_are_none(body: bytes) -> None:
+    with pytest.raises(msgspec.MsgspecError):
+        parse(body)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(7, "7 B"), (999, "999 B"), (1000, "1.0 kB"), (94_100_000, "94.1 MB"), (141_000_000_000, "141 GB")],
+)
+def test_sizes_in_words(count: int, text: str) -> None:
+    assert size_text(count) == text
+
+
+def test_only_news_for_a_person_is_a_change() -> None:
+    downloads = Downloads()
+    told = [parse(health(done, 1000, file)) for done, file in [(1, "a"), (9, "a"), (10, "a"), (11, "b")]]
+    assert [downloads.take(pod(), each) for each in told if each] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("after", [pod(state="terminated"), pod(leaving=True)])
+def test_a_download_that_has_ended_is_not_shown(after: Pod) -> None:
+    downloads = Downloads()
+    found = parse(health(1, 2))
+    assert found is not None and downloads.take(pod(), found)
+    assert downloads.of([pod()]) == {"p": found}
+    assert downloads.of([after]) == {}
+
+
+async def test_the_watch_asks_the_pods_that_download_and_tells_of_news() -> None:
+    answers = asyncio.Queue[bytes]()
+    changed: list[Key] = []
+    downloads = Downloads()
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(body=answers.get_nowait(), status=503)
+
+    app = web.Application()
+    app.add_routes([web.get("/health", answer)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port: Any = runner.addresses[0][1]
+    pods = [pod(), pod("done", state="terminated")]
+    watch = DownloadWatch(lambda: pods, downloads, changed.append, port)
+    async with ClientSession() as session:
+        for body in (health(1, 100), health(1, 100), b"no JSON", health(2, 100)):
+            answers.put_nowait(body)
+            await watch.round(session)
+    await runner.cleanup()
+    assert changed == [("ns", "m"), ("ns", "m")]
+    assert downloads.of(pods)["p"].percent == 2
