@@ -10,7 +10,7 @@ PINS := requirements/dev.lock requirements/models.lock
 STAMP := .venv/.made-from-$(shell cat pyproject.toml $(PINS) | sha256sum | cut -c1-16)
 UV := $(shell sed -n 's/^uv==\([0-9.]*\).*/uv==\1/p' requirements/dev.lock)
 TYPED := octavo_engine octavo_operator octavo_router e2e images manifests
-PURE := not model and not kernels and not apiserver and not cluster and not gpu
+PURE := not model and not kernels and not apiserver and not cluster and not gpu and not servers
 ARGS ?=
 
 .PHONY: help setup demo demo-down test unit engine-test operator-test e2e lint fmt types contracts bench images \
@@ -56,6 +56,8 @@ unit: setup ## unit tests of all parts
 engine-test: setup ## the GPU kernels in the interpreter, and the engine on the CPU with the real model
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests -q -n 2 -m "kernels and not gpu" $(ARGS)
 	OMP_NUM_THREADS=2 $(BIN)/pytest tests -q -m model $(ARGS)
+	@$(BIN)/python -m e2e.servers.processes
+	$(BIN)/pytest tests -q -m servers $(ARGS)
 
 operator-test: setup ## operator and chart on a real etcd and kube-apiserver
 	@$(BIN)/python -m e2e.cluster binaries >/dev/null

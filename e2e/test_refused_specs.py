@@ -23,7 +23,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"autoscaling": {"maxReplicas": 3}},
         "autoscaling needs a signal: set queueDepth",
     ),
-    "a model to download": ({"model": {"source": "hf://org/model"}}, "'hf://org/model' is not yet supported"),
+    "a model of nobody": ({"model": {"source": "hf://model"}}, "'hf://model' must be hf://OWNER/NAME"),
+    "two caches": (
+        {"model": {"source": "hf://org/model", "cache": {"claimName": "a", "hostPath": "/b"}}},
+        "model.cache is either claimName or hostPath",
+    ),
     "a model from nowhere": ({"model": {"source": "llama"}}, "model.source 'llama' has no known scheme"),
     "more ranks than GPUs": (
         {"parallelism": {"tensor": 2}, "resources": {"gpu": 1}},

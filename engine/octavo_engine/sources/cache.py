@@ -56,7 +56,7 @@ class Cache:
 
     def folder(self, source: Source, revision: str) -> Path:
         """The folder of a revision; another choice of its files is another model."""
-        path = re.sub(r"[^A-Za-z0-9._-]+", "--", source.path) if source.scheme != "s3" else ""
+        path = re.sub(r"[^A-Za-z0-9._-]+", "--", source.inside)
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", revision) + (f"-{path}" if path else "")
         return self.root / "models" / source.slug / name
 

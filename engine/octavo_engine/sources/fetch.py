@@ -55,13 +55,13 @@ class Fetcher(NamedTuple):
     def _download(self, source: Source, name: str, client: httpx.Client) -> Path:
         repository = repository_of(source, self.access, client)
         listing = self.patience.call(repository.listing)
-        files = wanted(listing.files, source.path, source.text)
+        files = wanted(listing.files, source.inside, source.text)
         folder = self.cache.folder(source, listing.revision)
         with self.cache.locked(f"{folder.parent.name}-{folder.name}", self.progress):
             if not folder.is_dir():  # another source may have led to the same revision
                 transfer = Transfer(client, repository, self.progress, self.patience)
                 with repeating(SHARE_SECONDS, lambda: self.cache.share(name, self.progress.now)):
-                    self._fill(folder, files, transfer, source.path)
+                    self._fill(folder, files, transfer, source.inside)
         return folder
 
     def _fill(self, folder: Path, files: Sequence[RemoteFile], transfer: Transfer, path: str) -> None:

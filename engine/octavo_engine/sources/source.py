@@ -35,6 +35,11 @@ class Source:
     path: str = ""
 
     @property
+    def inside(self) -> str:
+        """The path in what the repository lists; a bucket lists below its prefix already."""
+        return "" if self.scheme == "s3" else self.path
+
+    @property
     def slug(self) -> str:
         """The name as one part of a path."""
         return f"{self.scheme}-{re.sub(r'[^A-Za-z0-9._-]+', '--', self.name)}"

