@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import uvicorn
 from fastapi import FastAPI, Response
@@ -20,11 +22,13 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from octavo_router.metrics import Figures, RouterCollector
 from octavo_router.settings import Settings
 
+log = logging.getLogger("octavo.router")
+
 Ailment = Callable[[], str | None]
 """Gives the reason why something is not as it should be, or None."""
 
 
-def create_app(figures: Figures, unready: Ailment, broken: Ailment) -> FastAPI:
+def create_app(figures: Callable[[], Figures], unready: Ailment, broken: Ailment) -> FastAPI:
     """The admin app. `unready`: no requests should come here; `broken`: only a restart will mend it."""
     app = FastAPI(title="Octavo router", docs_url=None, redoc_url=None, openapi_url=None)
     registry = CollectorRegistry()
@@ -71,3 +75,19 @@ def admin_socket(settings: Settings) -> socket.socket:
     """Listens on the admin port. Raises OSError when the address cannot be had."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     return socket.create_server((settings.host, settings.admin_port), family=family)
+
+
+@contextlib.asynccontextmanager
+async def administered(
+    settings: Settings, figures: Callable[[], Figures], unready: Ailment, broken: Ailment
+) -> AsyncIterator[None]:
+    """Serves the admin port. Raises OSError when the address cannot be had."""
+    listening = admin_socket(settings)
+    server = admin_server(create_app(figures, unready, broken))
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    log.info("health and metrics on port %d", listening.getsockname()[1])
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving

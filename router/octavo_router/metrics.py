@@ -4,11 +4,45 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 TTFT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+Snapshot = dict[str, Any]
+_GAUGES = frozenset(
+    (
+        "in_flight",
+        "client_connections",
+        "upstream_connections",
+        "buffered_bytes",
+        "table_blocks",
+        "synced",
+        "workers",
+    )
+)
+
+
+def without_gauges(snapshot: Snapshot) -> Snapshot:
+    """What is left to be counted of a process that is gone."""
+    kept = {name: value for name, value in snapshot.items() if name not in _GAUGES}
+    return kept | {"table_blocks": 0, "models": {k: _counters(m) for k, m in snapshot["models"].items()}}
+
+
+def _counters(model: Snapshot) -> Snapshot:
+    return {name: value for name, value in model.items() if name not in _GAUGES}
+
+
+def _sum(one: Any, other: Any) -> Any:
+    """The sum of two figures of the same shape: numbers, numbers by label, numbers by bucket."""
+    if isinstance(one, dict):
+        return one | {key: one.get(key, 0) + value for key, value in other.items()}
+    if isinstance(one, list):
+        return [a + b for a, b in zip(one, other, strict=True)]
+    return one + other
 
 
 class ModelFigures:
@@ -22,6 +56,13 @@ class ModelFigures:
         self.in_flight = 0
         self.ttft_counts = [0] * (len(TTFT_BUCKETS_S) + 1)
         self.ttft_sum_s = 0.0
+
+    def snapshot(self) -> Snapshot:
+        return {name: getattr(self, name) for name in self.__slots__ if name != "label"}
+
+    def add(self, snapshot: Snapshot) -> None:
+        for name, value in snapshot.items():
+            setattr(self, name, _sum(getattr(self, name), value))
 
     def answered(self, status: int) -> None:
         self.requests[status] = self.requests.get(status, 0) + 1
@@ -46,6 +87,7 @@ class Figures:
         self.upstream_opened = 0
         self.buffered_bytes = 0
         self.synced = False
+        self.workers = 1
         self.watch_restarts = 0
         self.table_blocks: Callable[[], int] = lambda: 0
         self.unrouted = self.of(
@@ -59,20 +101,36 @@ class Figures:
     def models(self) -> list[ModelFigures]:
         return list(self._models.values())
 
+    def snapshot(self) -> Snapshot:
+        """All figures as plain values, for `add` in another process."""
+        plain = {name: value for name, value in vars(self).items() if isinstance(value, int)}
+        models = {label: model.snapshot() for label, model in self._models.items()}
+        return plain | {"table_blocks": self.table_blocks(), "models": models}
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Adds another process's figures to these."""
+        blocks = self.table_blocks() + snapshot["table_blocks"]
+        self.table_blocks = lambda: blocks
+        for label, model in snapshot["models"].items():
+            self.of(label).add(model)
+        for name in snapshot.keys() - {"table_blocks", "models"}:
+            setattr(self, name, getattr(self, name) + snapshot[name])
+
 
 class RouterCollector(Collector):
     """Exports `Figures` at scrape time, so that a request costs no Prometheus object."""
 
-    def __init__(self, figures: Figures) -> None:
+    def __init__(self, figures: Callable[[], Figures]) -> None:
         self._figures = figures
 
     def collect(self) -> Iterator[Metric]:
-        models = self._figures.models()
+        figures = self._figures()
+        models = figures.models()
         yield self._requests(models)
         yield self._ttft(models)
         yield self._in_flight(models)
-        yield from self._counters()
-        yield from self._gauges()
+        yield from self._counters(figures)
+        yield from self._gauges(figures)
 
     def _requests(self, models: list[ModelFigures]) -> Metric:
         family = CounterMetricFamily("octavo_router_requests", "Requests answered.", labels=["model", "code"])
@@ -99,8 +157,7 @@ class RouterCollector(Collector):
                 family.add_metric([model.label], model.in_flight)
         return family
 
-    def _counters(self) -> Iterator[Metric]:
-        f = self._figures
+    def _counters(self, f: Figures) -> Iterator[Metric]:
         for name, text, value in (
             ("retries", "Tries after the first, on another pod.", f.retries),
             ("ejections", "Pods set aside after a failure.", f.ejections),
@@ -111,13 +168,13 @@ class RouterCollector(Collector):
         ):
             yield CounterMetricFamily(f"octavo_router_{name}", text, value=value)
 
-    def _gauges(self) -> Iterator[Metric]:
-        f = self._figures
+    def _gauges(self, f: Figures) -> Iterator[Metric]:
         for name, text, value in (
             ("client_connections", "Open connections of clients.", f.client_connections),
             ("upstream_connections", "Open connections to pods, idle ones included.", f.upstream_connections),
             ("buffered_bytes", "Request bodies held.", f.buffered_bytes),
             ("prefix_table_blocks", "Blocks of prompts remembered.", f.table_blocks()),
+            ("workers", "Processes that serve the port.", f.workers),
             ("synced", "1 once the first list of models is complete.", int(f.synced)),
         ):
             yield GaugeMetricFamily(f"octavo_router_{name}", text, value=value)

@@ -8,10 +8,12 @@ import gc
 import logging
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from octavo_router.admin import admin_server, admin_socket, create_app
+from octavo_router.admin import administered
+from octavo_router.channel import State, answer
 from octavo_router.discovery import Discovery
 from octavo_router.endpoints import Registry, make_registry
 from octavo_router.kubeconfig import load_access
@@ -28,15 +30,17 @@ log = logging.getLogger("octavo.router")
 class Service:
     """Runs until SIGTERM or SIGINT, and then until what runs has ended; a second signal cuts it short."""
 
-    def __init__(self, settings: Settings, static: Path | None) -> None:
+    def __init__(self, settings: Settings, static: Path | None, channel: socket.socket | None = None) -> None:
+        """`channel`: to the supervisor, for one of several workers."""
         self._settings = settings
         self._static = static
+        self._channel = channel
         self._figures = Figures()
         self._told, self._told_again = asyncio.Event(), asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
 
-    async def run(self) -> None:
-        """Serves, then drains. Raises SettingsError, or OSError when a port is taken."""
+    async def run(self) -> int:
+        """Serves, then drains; returns the exit code. Raises SettingsError; OSError when a port is taken."""
         pool = Pool(self._settings, self._figures)
         registry = make_registry(self._settings, self._figures, pool.withdraw)
         gateway = Gateway(self._settings, registry, pool, self._figures)
@@ -48,6 +52,7 @@ class Service:
             await self._told.wait()
             log.info("leaving: accepting %g s more, then finishing what runs", self._settings.lame_duck)
             await self._leave(gateway)
+        return 0
 
     async def _leave(self, gateway: Gateway) -> None:
         draining = asyncio.create_task(gateway.drain())
@@ -63,16 +68,20 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def _administered(self) -> AsyncIterator[None]:
-        """Serves the admin port."""
-        listening = admin_socket(self._settings)
-        server = admin_server(create_app(self._figures, self._unready, self._broken))
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
-        log.info("health and metrics on port %d", listening.getsockname()[1])
+        """Serves the admin port, or answers the supervisor that does."""
+        if self._channel is None:
+            async with administered(self._settings, lambda: self._figures, self._unready, self._broken):
+                yield
+            return
+        answering = asyncio.create_task(answer(self._channel, self._state))
+        answering.add_done_callback(lambda _: self._told.set())
         try:
             yield
         finally:
-            server.should_exit = True
-            await serving
+            answering.cancel()
+
+    def _state(self) -> State:
+        return State(self._unready(), self._broken(), self._figures.snapshot())
 
     @contextlib.asynccontextmanager
     async def _discovering(self, registry: Registry) -> AsyncIterator[None]:

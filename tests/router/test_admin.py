@@ -14,7 +14,7 @@ class Admin:
         self.figures = Figures()
         self.unready: str | None = None
         self.broken: str | None = None
-        app = create_app(self.figures, lambda: self.unready, lambda: self.broken)
+        app = create_app(lambda: self.figures, lambda: self.unready, lambda: self.broken)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://admin")
 
 

@@ -39,7 +39,11 @@ class Gateway:
     async def start(self) -> int:
         """Listens; returns the port. Raises OSError when the address cannot be had."""
         self._server = await self._loop.create_server(
-            lambda: ClientConnection(self), self.settings.host, self.settings.port, backlog=_BACKLOG
+            lambda: ClientConnection(self),
+            self.settings.host,
+            self.settings.port,
+            backlog=_BACKLOG,
+            reuse_port=self.settings.workers > 1,
         )
         self._sweeper = asyncio.create_task(self._sweep())
         port: int = self._server.sockets[0].getsockname()[1]

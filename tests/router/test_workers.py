@@ -1,0 +1,176 @@
+"""Several workers behind one port: as a process, with one killed, drained, and their figures added up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import httpx
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+from tests.router.loopback import STREAM_HEAD, Call, answers, body_for, running_pods
+from tests.router.test_service import ports, started
+
+from octavo_router.metrics import Figures, without_gauges
+
+DEADLINE_S = 30.0
+
+
+async def comes_true(condition: Callable[[], Awaitable[bool]]) -> None:
+    end = asyncio.get_running_loop().time() + DEADLINE_S
+    while not await condition():
+        assert asyncio.get_running_loop().time() < end, f"waited {DEADLINE_S} s"
+        await asyncio.sleep(0.05)
+
+
+async def ready(http: httpx.AsyncClient, admin: int, status: int = 200) -> None:
+    async def answers_so() -> bool:
+        return (await http.get(f"http://127.0.0.1:{admin}/readyz")).status_code == status
+
+    await comes_true(answers_so)
+
+
+async def metric(http: httpx.AsyncClient, admin: int, name: str) -> float:
+    """The sum of a metric's samples."""
+    text = (await http.get(f"http://127.0.0.1:{admin}/metrics")).text
+    samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+    return sum(s.value for s in samples if s.name == name)
+
+
+async def reaches(http: httpx.AsyncClient, admin: int, name: str, value: float) -> None:
+    async def is_so() -> bool:
+        return await metric(http, admin, name) == value
+
+    await comes_true(is_so)
+
+
+async def post_alone(port: int) -> int:
+    """A request on a connection of its own, so that any of the workers may get it."""
+    async with httpx.AsyncClient() as http:
+        return (await http.post(f"http://127.0.0.1:{port}/v1/completions", content=body_for("m"))).status_code
+
+
+async def test_workers_share_the_port_their_figures_add_up_and_a_killed_one_comes_back(
+    tmp_path: Path,
+) -> None:
+    async with running_pods(answers()) as (pod,):
+        (tmp_path / "models.yaml").write_text(f"models: {{m: {{urls: ['http://127.0.0.1:{pod.port}']}}}}")
+        process = await started(
+            "--static", str(tmp_path / "models.yaml"), "--workers", "2", OCTAVO_LAME_DUCK="0"
+        )
+        try:
+            admin, port = await ports(process)
+            async with httpx.AsyncClient() as http:
+                await ready(http, admin)
+                assert await metric(http, admin, "octavo_router_workers") == 2
+                assert [await post_alone(port) for _ in range(40)] == [200] * 40
+                await reaches(http, admin, "octavo_router_requests_total", 40)
+                served = psutil.Process(process.pid).children()
+                assert len(served) == 2
+                os.kill(served[0].pid, signal.SIGKILL)
+                await reaches(http, admin, "octavo_router_workers", 1)
+                assert await post_alone(port) == 200, "the other one serves on"
+                await ready(http, admin)
+                assert len(psutil.Process(process.pid).children()) == 2
+                await reaches(http, admin, "octavo_router_requests_total", 41)
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(process.wait(), DEADLINE_S) == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+async def test_a_drain_waits_for_the_streams_of_all_workers(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def behave(call: Call) -> None:
+        await call.send(STREAM_HEAD)
+        await call.event(b"data: 1\n\n")
+        await go.wait()
+        await call.event(b"data: [DONE]\n\n")
+        await call.send(b"0\r\n\r\n")
+
+    async def stream(port: int, begun: asyncio.Semaphore) -> bytes:
+        async with httpx.AsyncClient(timeout=DEADLINE_S) as http:
+            url = f"http://127.0.0.1:{port}/v1/completions"
+            async with http.stream("POST", url, content=body_for("m")) as response:
+                pieces = response.aiter_raw()
+                first = await anext(pieces)
+                begun.release()
+                return first + b"".join([piece async for piece in pieces])
+
+    async with running_pods(behave) as (pod,):
+        (tmp_path / "models.yaml").write_text(f"models: {{m: {{urls: ['http://127.0.0.1:{pod.port}']}}}}")
+        process = await started(
+            "--static", str(tmp_path / "models.yaml"), "--workers", "2", OCTAVO_LAME_DUCK="0"
+        )
+        try:
+            admin, port = await ports(process)
+            async with httpx.AsyncClient() as http:
+                await ready(http, admin)
+                begun = asyncio.Semaphore(0)
+                streams = [asyncio.create_task(stream(port, begun)) for _ in range(12)]
+                for _ in streams:
+                    await asyncio.wait_for(begun.acquire(), DEADLINE_S)
+                process.send_signal(signal.SIGTERM)
+                await ready(http, admin, 503)
+                go.set()
+                assert await asyncio.gather(*streams) == [b"data: 1\n\ndata: [DONE]\n\n"] * 12
+            assert await asyncio.wait_for(process.wait(), DEADLINE_S) == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+async def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_text("models: {m: {urls: ['http://127.0.0.1:1']}}")
+    process = await started("--static", str(tmp_path / "models.yaml"), "--workers", "2", OCTAVO_LAME_DUCK="0")
+    admin, _ = await ports(process)
+    async with httpx.AsyncClient() as http:
+        await ready(http, admin)
+    workers = psutil.Process(process.pid).children()
+    process.kill()
+    await process.wait()
+    _, alive = await asyncio.to_thread(psutil.wait_procs, workers, DEADLINE_S)
+    assert not alive
+
+
+async def test_a_worker_that_cannot_start_ends_all_with_its_sentence() -> None:
+    process = await started("--static", "missing.yaml", "--workers", "2")
+    _, errors = await asyncio.wait_for(process.communicate(), DEADLINE_S)
+    assert process.returncode == 2
+    assert b"missing.yaml cannot be read" in errors
+    assert b"Traceback" not in errors
+
+
+def counted(requests: int) -> Figures:
+    figures = Figures()
+    model = figures.of("m")
+    for _ in range(requests):
+        model.answered(200)
+        model.first_byte(0.003)
+    model.in_flight = figures.client_connections = 3
+    figures.retries = 2
+    return figures
+
+
+def test_figures_add_up_label_by_label_and_bucket_by_bucket() -> None:
+    total = Figures()
+    for requests in (2, 5):
+        total.add(counted(requests).snapshot())
+    model = total.of("m")
+    assert model.requests == {200: 7}
+    assert sum(model.ttft_counts) == 7
+    assert (model.in_flight, total.client_connections, total.retries) == (6, 6, 4)
+
+
+def test_what_is_gone_leaves_its_counts_and_not_its_gauges() -> None:
+    total = Figures()
+    total.add(without_gauges(counted(2).snapshot()))
+    assert total.of("m").requests == {200: 2}
+    assert (total.of("m").in_flight, total.client_connections, total.retries) == (0, 0, 2)
