@@ -14,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from octavo_engine.errors import ModelError
 from octavo_engine.runner.architecture import Windows
 from octavo_engine.runner.kernels import activation, attention, cache, norm, rope
+
+_LARGEST_HEAD, _MOST_SHARING = 256, 64
 
 Plans = dict[int | None, Any]  # by the sliding window of a layer
 
@@ -67,9 +70,25 @@ def operators(device: torch.device, shape: HeadShape) -> Operators:
     """One table for each device and stream: the kernels of a table share scratch memory."""
     if device.type != "cuda":
         return torch_operators(device)
+    _check_heads(shape)
     from octavo_engine.runner.kernels.triton.table import triton_operators
 
     return triton_operators(device, shape)
+
+
+def _check_heads(shape: HeadShape) -> None:
+    """Raises ModelError for what the attention kernels are not made for."""
+    dim, share = shape.head_dim, shape.heads // shape.kv_heads
+    if dim % 16 or dim > _LARGEST_HEAD:
+        raise ModelError(
+            f"The model's attention heads have {dim} values; on a GPU they must be a multiple of 16, at most "
+            f"{_LARGEST_HEAD}. Use --device cpu."
+        )
+    if share > _MOST_SHARING:
+        raise ModelError(
+            f"{share} of the model's query heads share a KV head; on a GPU at most {_MOST_SHARING} can. "
+            "Use --device cpu."
+        )
 
 
 def torch_operators(device: torch.device) -> Operators:

@@ -1,6 +1,6 @@
 """Attention over the paged cache against dense attention in float64."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -137,13 +137,14 @@ def test_decode_with_window_and_soft_cap(
     check(Case(context_lens=(200, 7), query_lens=(1, 1), window=window, soft_cap=soft_cap), device, programs)
 
 
+@pytest.mark.parametrize("window", [None, 8])
 @pytest.mark.parametrize("programs", [1, 20])
-def test_decode_of_empty_rows_gives_zeros(programs: int, device: torch.device) -> None:
+def test_decode_of_empty_rows_gives_zeros(programs: int, window: int | None, device: torch.device) -> None:
     q, cache = torch.randn(3, 4, 64, device=device), torch.randn(2, 9, 16, 2, 64, device=device)
     tables = torch.zeros(3, 4, dtype=torch.int32, device=device)
     lens = torch.tensor([0, 20, 0], dtype=torch.int32, device=device)
     scratch = scratch_of(3, HeadShape(4, 2, 64), device, programs)
-    out = paged_decode(q, cache[0], cache[1], tables, lens, 0.125, scratch)
+    out = paged_decode(q, cache[0], cache[1], tables, lens, 0.125, scratch, window=window)
     assert out[1].abs().sum() > 0
     assert not out[[0, 2]].any()
 
@@ -153,9 +154,29 @@ def test_prefill_of_ragged_chunks(heads: tuple[int, int], device: torch.device) 
     check(Case(*heads, context_lens=(5, 90, 33), query_lens=(5, 70, 2)), device)
 
 
-@pytest.mark.parametrize("dim", [80, 96, 128, 256])
-def test_prefill_of_all_head_sizes(dim: int, device: torch.device) -> None:
-    check(Case(dim=dim, block_size=32, context_lens=(40,), query_lens=(35,)), device)
+@pytest.mark.parametrize("block_size", [16, 32])
+@pytest.mark.parametrize("dim", [64, 80, 96, 128, 256])
+def test_prefill_of_all_head_and_block_sizes(dim: int, block_size: int, device: torch.device) -> None:
+    check(Case(dim=dim, block_size=block_size, context_lens=(40,), query_lens=(35,)), device)
+
+
+F16, BF16 = torch.float16, torch.bfloat16  # the interpreter has no products of bfloat16
+TOGETHER = {
+    "4 of 4, dim 64, cap": Case(4, 4, 64, 16, soft_cap=5.0),
+    "5 share a head, dim 80, blocks of 32, window": Case(5, 1, 80, 32, window=20),
+    "3 share a head, dim 96, window and cap": Case(6, 2, 96, 16, window=7, soft_cap=3.0, dtype=F16),
+    "6 share a head, dim 128, blocks of 32": Case(12, 2, 128, 32, window=16, dtype=F16),
+    "7 share a head, dim 256, window and cap": Case(14, 2, 256, 16, window=30, soft_cap=5.0),
+    "20 share a head, dim 16": Case(20, 1, 16, 16, soft_cap=2.0),
+    "64 share a head, dim 48": Case(64, 1, 48, 32, window=9),
+}
+
+
+@pytest.mark.parametrize("programs", [1, 9])
+@pytest.mark.parametrize("case", TOGETHER.values(), ids=TOGETHER)
+def test_what_models_combine_in_a_mixed_ragged_batch(case: Case, programs: int, device: torch.device) -> None:
+    batched = replace(case, context_lens=(40, 1, 17, 50, 3), query_lens=(1, 1, 1, 22, 3))
+    check(batched, device, programs, pieces=programs)
 
 
 @pytest.mark.parametrize(("window", "soft_cap"), [(1, None), (16, None), (100, None), (None, 5.0), (40, 5.0)])
@@ -239,6 +260,15 @@ def test_mixed_batches_of_all_heads(dim: int, heads: tuple[int, int], device: to
 @pytest.mark.parametrize("dim", [64, 80, 96, 128, 256])
 def test_mixed_batches_of_other_dtypes(dim: int, dtype: torch.dtype, device: torch.device) -> None:
     check(Case(14, 2, dim, 32, *MIXED, dtype=dtype), device)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("window", "soft_cap"), [(100, None), (None, 30.0), (1024, 30.0)])
+@pytest.mark.parametrize("dim", [64, 80, 96, 128, 256])
+def test_mixed_batches_with_window_and_soft_cap(
+    dim: int, window: int | None, soft_cap: float | None, device: torch.device
+) -> None:
+    check(Case(14, 2, dim, 16, *MIXED, window=window, soft_cap=soft_cap, dtype=BF16), device)
 
 
 @pytest.mark.gpu

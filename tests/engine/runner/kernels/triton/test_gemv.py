@@ -19,6 +19,7 @@ def check(
     dtype: torch.dtype,
     device: torch.device,
     bias: bool,
+    kind: str = "silu",
 ) -> None:
     x = torch.randn(rows, inner, dtype=dtype, device=device)
     weight = (torch.randn(columns, inner, device=device) * inner**-0.5).to(dtype)
@@ -29,8 +30,8 @@ def check(
     error = ((found.double() - wanted).norm() / wanted.norm()).item()
     assert error < {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 5e-3}[dtype]
     assert not scratch.counters.any()
-    gated = gate(found.clone(), "silu").double()
-    fused = gemv(x, weight, shift, config, scratch, "silu").double()
+    gated = gate(found.clone(), kind).double()
+    fused = gemv(x, weight, shift, config, scratch, kind).double()
     assert ((fused - gated).norm() / gated.norm()).item() < {torch.float32: 1e-5}.get(dtype, 1e-2)
 
 
@@ -48,6 +49,11 @@ def check(
 )
 def test_product_is_the_reference(rows: int, splits: int, bias: bool, device: torch.device) -> None:
     check(rows, 100, 330, GemvConfig(16, 64, splits, dot=rows > 2), torch.float32, device, bias)
+
+
+@pytest.mark.parametrize("kind", ["gelu_tanh", "gelu"])
+def test_the_gated_product_knows_gelu(kind: str, device: torch.device) -> None:
+    check(3, 64, 96, GemvConfig(16, 64, 2), torch.float32, device, True, kind)
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (96, 1000), (130, 64)])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from octavo_engine.errors import ModelError
 from octavo_engine.runner.kernels.attention import SequenceLayout
 from octavo_engine.runner.kernels.ops import HeadShape, Operators, operators, torch_operators
 from octavo_engine.runner.kernels.triton.table import triton_operators
@@ -56,3 +57,16 @@ def test_a_gpu_gets_the_kernels(device: torch.device) -> None:
 def test_a_cpu_gets_the_reference() -> None:
     cpu = torch.device("cpu")
     assert operators(cpu, SHAPE).rms_norm is torch_operators(cpu).rms_norm
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        (HeadShape(4, 4, 8), "heads have 8 values; on a GPU they must be a multiple of 16"),
+        (HeadShape(4, 4, 512), "heads have 512 values"),
+        (HeadShape(71, 1, 64), "71 of the model's query heads share a KV head; on a GPU at most 64"),
+    ],
+)
+def test_heads_that_the_kernels_are_not_made_for_are_refused(shape: HeadShape, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        operators(torch.device("cuda"), shape)
