@@ -13,7 +13,7 @@ from octavo_engine.sampling_params import SamplingParams
 
 def process_logits(logits: Tensor, batch: SamplingBatch, eos_token_ids: tuple[int, ...]) -> Tensor:
     """``logits`` [n, vocab] float32, changed where a sequence asks for it; a copy when any does."""
-    touched = [i for i, params in enumerate(batch.params) if _changes(params, batch.output_len(i))]
+    touched = [i for i, params in enumerate(batch.params) if changes_logits(params)]
     if not touched:
         return logits
     logits = logits.clone()
@@ -25,14 +25,20 @@ def process_logits(logits: Tensor, batch: SamplingBatch, eos_token_ids: tuple[in
     return logits
 
 
-def _changes(params: SamplingParams, output_len: int) -> bool:
+def changes_logits(params: SamplingParams) -> bool:
+    """Whether a sequence asks for any of it."""
     return (
         bool(params.logit_bias)
-        or output_len < params.min_tokens
+        or params.min_tokens > 0
         or params.repetition_penalty != 1.0
         or params.frequency_penalty != 0.0
         or params.presence_penalty != 0.0
     )
+
+
+def ends(params: SamplingParams, eos_token_ids: tuple[int, ...]) -> tuple[int, ...]:
+    """Tokens that may not come before ``min_tokens``."""
+    return (*params.stop_token_ids, *(() if params.ignore_eos else eos_token_ids))
 
 
 def _penalize(row: Tensor, params: SamplingParams, tokens: NDArray[np.int32], prompt_len: int) -> None:
@@ -56,8 +62,7 @@ def _bias(row: Tensor, params: SamplingParams) -> None:
 
 def _forbid_the_end(row: Tensor, params: SamplingParams, output_len: int, eos: tuple[int, ...]) -> None:
     if output_len < params.min_tokens:
-        ends = (*params.stop_token_ids, *(() if params.ignore_eos else eos))
-        known = [token for token in ends if token < len(row)]
+        known = [token for token in ends(params, eos) if token < len(row)]
         row[torch.tensor(known, dtype=torch.int64, device=row.device)] = -torch.inf
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,21 +59,33 @@ class Sampler:
         return found
 
 
+class Ranking(NamedTuple):
+    """Of n rows: the chosen token, its log probability and rank [n], the best tokens and theirs [n, k]."""
+
+    chosen: Tensor
+    logprobs: Tensor
+    ranks: Tensor
+    best: Tensor
+    best_logprobs: Tensor
+
+
 def rank_tokens(logits: Tensor, chosen: Tensor, counts: list[int]) -> list[TokenLogprobs]:
     """For each row of ``logits`` [n, vocab]: the ``chosen`` token, its rank, and its count of best ones."""
+    return ranked_tokens(rank(logits, chosen, max(counts)), counts)
+
+
+def rank(logits: Tensor, chosen: Tensor, count: int) -> Ranking:
+    """The same on the device, with ``count`` best tokens of every row; nothing waits for it."""
     logprobs = logits.log_softmax(dim=-1)
     mine = logprobs.gather(-1, chosen[:, None])
-    ranks = ((logprobs > mine).sum(dim=-1) + 1).tolist()
-    best = logprobs.topk(min(max(counts), logits.shape[-1]), dim=-1)
-    rows = zip(
-        chosen.tolist(),
-        mine[:, 0].tolist(),
-        ranks,
-        best.indices.tolist(),
-        best.values.tolist(),
-        counts,
-        strict=True,
-    )
+    ranks = (logprobs > mine).sum(dim=-1) + 1
+    best = logprobs.topk(min(count, logits.shape[-1]), dim=-1)
+    return Ranking(chosen, mine[:, 0], ranks, best.indices, best.values)
+
+
+def ranked_tokens(ranking: Ranking, counts: list[int]) -> list[TokenLogprobs]:
+    """For the user: each row with its own count of best tokens."""
+    rows = zip(*(part.tolist() for part in ranking), counts, strict=True)
     return [
         TokenLogprobs([token, *ids[:count]], [value, *values[:count]], rank)
         for token, value, rank, ids, values, count in rows

@@ -22,7 +22,8 @@ def device_steps(
 ) -> DeviceSteps:
     """The steps of ``executor`` on ``device``, with every graph captured."""
     model, caches, inputs = executor.model, executor.cache.layers, executor.inputs
-    rows, max_blocks = DeviceRows(executor.rows, device), executor.rows.block_tables.shape[1]
+    rows = DeviceRows(executor.rows, device, executor.vocab_size, executor.sampler.eos_token_ids)
+    max_blocks = executor.rows.block_tables.shape[1]
     batch = DecodeBatch.allocate(config.scheduler.max_num_seqs, max_blocks, device)
     graphs = DecodeGraphs(model, caches, batch, heads, inputs.windows)
     batch.fill(rows, torch.zeros(2, 0, dtype=torch.int64, device=device), inputs.block_size, graphs.most)

@@ -8,13 +8,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from octavo_engine.messages import StepInput
+from octavo_engine.runner.device.logit_memory import RowMemory
 from octavo_engine.runner.kernels.triton.inputs import sampling_columns
 from octavo_engine.runner.kernels.triton.sampling import SamplingColumns
 from octavo_engine.runner.kernels.upload import upload
+from octavo_engine.runner.logits_processors import changes_logits
 from octavo_engine.runner.rows import RowTable
 from octavo_engine.sampling_params import SamplingParams
 
 _COLDEST = 1e-30
+# What a row asks of sampling, as bits of ``DeviceRows.asks``.
+CHANGES, FILTERS, RANKING, PROMPT_RANKING = 1, 2, 4, 8
 
 
 class DeviceRows:
@@ -23,8 +27,12 @@ class DeviceRows:
     ``last_tokens`` [rows] int64 is the token of a row that was sampled last; ``tables`` [rows, blocks] int32.
     """
 
-    def __init__(self, rows: RowTable, device: torch.device) -> None:
+    def __init__(
+        self, rows: RowTable, device: torch.device, vocab: int, eos_token_ids: tuple[int, ...]
+    ) -> None:
         self._host, self._device = rows, device
+        self.asks = np.zeros(len(rows.params), dtype=np.uint8)
+        self._memory = RowMemory(rows, vocab, eos_token_ids, device)
         self.tables = torch.zeros(rows.block_tables.shape, dtype=torch.int32, device=device)
         self.last_tokens = torch.zeros(len(rows.params), dtype=torch.int64, device=device)
         self._real = torch.zeros(3, len(rows.params), device=device)  # temperature, top_p, min_p
@@ -42,6 +50,11 @@ class DeviceRows:
     def put_tokens(self, rows: Tensor, tokens: Tensor) -> None:
         """Make sampled ``tokens`` [n] the last ones of ``rows`` [n]; -1 (no number) becomes token 0."""
         self.last_tokens.index_copy_(0, rows, tokens.clamp_min(0))
+        self._memory.count(tokens, rows)
+
+    def adjust(self, logits: Tensor, rows: Tensor, columns: SamplingColumns) -> Tensor:
+        """Logits [n, vocab] with the penalties and biases of ``rows`` [n], of which one must ask for some."""
+        return self._memory.adjust(logits, rows, columns.counters)
 
     def sampling_columns(self, places: Tensor) -> SamplingColumns:
         """For ``places`` [2, n]: rows, and how many tokens each has."""
@@ -65,7 +78,9 @@ class DeviceRows:
 
     def _follow_starts(self, rows: NDArray[np.int64]) -> None:
         host = self._host
+        self._memory.start(rows)
         params = [host.params[row] for row in rows]
+        self.asks[rows] = [_asks(p) for p in params]
         real = np.array([[_heat(p), p.top_p, p.min_p] for p in params], dtype=np.float32).T
         top_k = np.array([max(p.top_k, 0) for p in params], dtype=np.int64)
         whole = np.stack([rows, top_k, host.seeds[rows].view(np.int64), host.prompt_lens[rows]])
@@ -76,6 +91,7 @@ class DeviceRows:
     def _grow(self, capacity: int) -> None:
         missing = capacity - self.tables.shape[0]
         if missing > 0:
+            self.asks = np.pad(self.asks, (0, missing))
             self.tables = torch.nn.functional.pad(self.tables, (0, 0, 0, missing))
             self.last_tokens = torch.nn.functional.pad(self.last_tokens, (0, missing))
             self._real = torch.nn.functional.pad(self._real, (0, missing))
@@ -85,3 +101,11 @@ class DeviceRows:
 def _heat(params: SamplingParams) -> float:
     """The temperature; one whose inverse is no float32 is greedy."""
     return params.temperature if params.temperature > _COLDEST else 0.0
+
+
+def _asks(params: SamplingParams) -> int:
+    filters = params.temperature > 0 and (params.top_k > 0 or params.top_p < 1 or params.min_p > 0)
+    asked = CHANGES if changes_logits(params) else 0
+    asked |= FILTERS if filters else 0
+    asked |= RANKING if params.logprobs is not None else 0
+    return asked | (PROMPT_RANKING if params.prompt_logprobs is not None else 0)

@@ -1,7 +1,7 @@
 """Steps on a GPU: launched without waiting for anything, so that the next one is prepared meanwhile.
 
-Sampled tokens stay on the device and feed the next step; the host learns of them when it collects. What the
-kernels do not sample (penalties, biases, log probabilities) takes the reference's way, which waits.
+Sampled tokens stay on the device and feed the next step; the host learns of them when it collects. Only a
+prompt's log probabilities take the reference's way, which waits.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor
 from octavo_engine.messages import SampledToken, SequenceStep, StepInput, StepResult
 from octavo_engine.runner.device.chunks import ChunkGraphs
 from octavo_engine.runner.device.decode import DecodeBatch, DecodeGraphs
-from octavo_engine.runner.device.rows import DeviceRows
+from octavo_engine.runner.device.ranked import RankedOnTheWay, rank_sampled
+from octavo_engine.runner.device.rows import CHANGES, FILTERS, PROMPT_RANKING, RANKING, DeviceRows
 from octavo_engine.runner.forward import StepExecutor
 from octavo_engine.runner.kernels.triton.sampling import sample
 from octavo_engine.runner.kernels.upload import upload
 from octavo_engine.runner.sampler import NOT_A_NUMBER
-from octavo_engine.sampling_params import SamplingParams
 
 _IN_FLIGHT = -1  # stands in the host's rows for a token that only the device knows
 
@@ -36,6 +36,7 @@ class _Launched:
     tokens: Tensor
     refused: dict[int, str]
     done: torch.cuda.Event | None
+    ranked: RankedOnTheWay | None = None
     result: StepResult | None = None
 
 
@@ -60,13 +61,14 @@ class DeviceSteps:
         executor = self._executor
         refused = executor.apply(step)
         self._rows.follow(step)
+        index = executor.rows.indices([s.seq_id for s in step.sequences])
         if not step.sequences:
             result = StepResult(step.step_id, [], refused)
-            self._launched.append(_Launched(step.step_id, [], torch.empty(0), refused, None, result))
-        elif any(_needs_reference(executor.rows.params_of(s.seq_id), s.sample) for s in step.sequences):
+            self._launched.append(_Launched(step.step_id, [], torch.empty(0), refused, None, result=result))
+        elif self._asked(index) & PROMPT_RANKING:
             self._launched.append(self._run_reference(step, refused))
         else:
-            self._launched.append(self._run(step, refused))
+            self._launched.append(self._run(step, index, refused))
 
     def collect(self) -> StepResult:
         return self._resolve(self._launched.popleft())
@@ -74,17 +76,21 @@ class DeviceSteps:
     def shutdown(self) -> None:
         self._launched.clear()
 
-    def _run(self, step: StepInput, refused: dict[int, str]) -> _Launched:
+    def _asked(self, index: NDArray[np.int64]) -> int:
+        """Everything that any of these rows asks of sampling."""
+        return int(np.bitwise_or.reduce(self._rows.asks[index]))
+
+    def _run(self, step: StepInput, index: NDArray[np.int64], refused: dict[int, str]) -> _Launched:
         steps = step.sequences
         sampling = [s for s in steps if s.sample]
-        index = self._executor.rows.indices([s.seq_id for s in sampling])
+        index = index[[s.sample for s in steps]]
         ends = np.array([s.num_computed_tokens + s.num_new_tokens for s in sampling], dtype=np.int64)
         places = upload(np.stack([index, ends]), self._device)
         replay = self._all_decodes(steps, sampling, index)
         hidden = self._decode(places) if replay else self._forward(steps)
-        tokens = self._sample(hidden, places, index) if sampling else places
+        tokens, ranked = self._sample(hidden, places, index) if sampling else (places, None)
         self._executor.rows.put_tokens(index, ends, _IN_FLIGHT)
-        return self._to_host(step.step_id, sampling, tokens, refused)
+        return self._to_host(step.step_id, sampling, tokens, refused, ranked)
 
     def _all_decodes(
         self, steps: list[SequenceStep], sampling: list[SequenceStep], index: NDArray[np.int64]
@@ -119,25 +125,34 @@ class DeviceSteps:
         chosen = [i for i, step in enumerate(steps) if step.sample]
         return hidden.index_select(0, upload(layout.last_tokens[chosen], self._device))
 
-    def _sample(self, hidden: Tensor, places: Tensor, index: NDArray[np.int64]) -> Tensor:
-        params = self._executor.rows.params
-        filtered = any(_filters(params[row]) for row in index)
-        columns = self._rows.sampling_columns(places)
-        logits = self._executor.model.raw_logits(hidden)
-        tokens, _ = sample(logits, columns, filtered=filtered, logprobs=False)
+    def _sample(
+        self, hidden: Tensor, places: Tensor, index: NDArray[np.int64]
+    ) -> tuple[Tensor, RankedOnTheWay | None]:
+        asked, columns = self._asked(index), self._rows.sampling_columns(places)
+        raw = logits = self._executor.model.raw_logits(hidden)
+        if asked & CHANGES:
+            logits = self._rows.adjust(raw, places[0], columns)
+        tokens, _ = sample(logits, columns, filtered=bool(asked & FILTERS), logprobs=False)
         self._rows.put_tokens(places[0], tokens)
-        return tokens
+        if not asked & RANKING:
+            return tokens, None
+        return tokens, rank_sampled(raw, tokens, [self._executor.rows.params[row] for row in index])
 
     def _to_host(
-        self, step_id: int, sampling: list[SequenceStep], tokens: Tensor, refused: dict[int, str]
+        self,
+        step_id: int,
+        sampling: list[SequenceStep],
+        tokens: Tensor,
+        refused: dict[int, str],
+        ranked: RankedOnTheWay | None,
     ) -> _Launched:
         if self._device.type != "cuda":
-            return _Launched(step_id, sampling, tokens.clone(), refused, None)
+            return _Launched(step_id, sampling, tokens.clone(), refused, None, ranked)
         host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
         host.copy_(tokens, non_blocking=True)
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record()
-        return _Launched(step_id, sampling, host, refused, done)
+        return _Launched(step_id, sampling, host, refused, done, ranked)
 
     def _run_reference(self, step: StepInput, refused: dict[int, str]) -> _Launched:
         """Waits for all steps before, as the reference reads every token of a sequence on the host."""
@@ -149,7 +164,7 @@ class DeviceSteps:
         ends = [s.num_computed_tokens + s.num_new_tokens for s in step.sequences if s.sample]
         tokens = executor.rows.token_ids[index, ends].astype(np.int64)
         self._rows.put_tokens(*upload(np.stack([index, tokens]), self._device))
-        return _Launched(step.step_id, [], torch.empty(0), refused, None, result)
+        return _Launched(step.step_id, [], torch.empty(0), refused, None, result=result)
 
     def _resolve(self, launched: _Launched) -> StepResult:
         """Wait for a step and make its tokens known to the host's rows."""
@@ -162,29 +177,12 @@ class DeviceSteps:
     def _result(self, launched: _Launched, tokens: list[int]) -> StepResult:
         rows, refused = self._executor.rows, launched.refused
         failed, sampled = dict(refused), []
-        for step, token in zip(launched.sampling, tokens, strict=True):
+        logprobs = dict(launched.ranked.entries()) if launched.ranked is not None else {}
+        for place, (step, token) in enumerate(zip(launched.sampling, tokens, strict=True)):
             if rows.is_live(step.seq_id):
                 rows.put_token(step.seq_id, step.num_computed_tokens + step.num_new_tokens, max(token, 0))
             if token < 0:
                 failed.setdefault(step.seq_id, NOT_A_NUMBER)
             elif step.seq_id not in refused:
-                sampled.append(SampledToken(step.seq_id, token))
+                sampled.append(SampledToken(step.seq_id, token, logprobs.get(place)))
         return StepResult(launched.step_id, sampled, failed)
-
-
-def _needs_reference(params: SamplingParams, samples: bool) -> bool:
-    """Whether the sampling kernels lack something that a sequence asks for."""
-    if params.prompt_logprobs is not None:
-        return True
-    return samples and (
-        params.logprobs is not None
-        or bool(params.logit_bias)
-        or params.min_tokens > 0
-        or params.repetition_penalty != 1.0
-        or params.frequency_penalty != 0.0
-        or params.presence_penalty != 0.0
-    )
-
-
-def _filters(params: SamplingParams) -> bool:
-    return params.temperature > 0 and (params.top_k > 0 or params.top_p < 1 or params.min_p > 0)

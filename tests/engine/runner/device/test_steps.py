@@ -18,6 +18,7 @@ from octavo_engine.messages import AddRequest, SequenceStart, SequenceStep, Step
 from octavo_engine.runner import model_runner
 from octavo_engine.runner.device import chunks
 from octavo_engine.runner.device.decode import graph_sizes
+from octavo_engine.runner.device.steps import DeviceSteps
 from octavo_engine.runner.kernels.triton.table import triton_operators
 from octavo_engine.runner.model_runner import ModelRunner
 from octavo_engine.sampling_params import SamplingParams
@@ -116,21 +117,69 @@ def test_steps_run_ahead_of_what_the_host_knows(runner: ModelRunner, folder: Pat
     assert found == {0: alone(folder, tokens, GREEDY, 5), 1: alone(folder, late, GREEDY, 2)}
 
 
-def test_the_references_sampling_joins_in_when_a_sequence_asks_for_more(
-    runner: ModelRunner, folder: Path
+PICKY = SamplingParams(
+    temperature=0.0,
+    repetition_penalty=1.3,
+    frequency_penalty=0.2,
+    presence_penalty=0.1,
+    min_tokens=3,
+    logit_bias={7: 2.0},
+    logprobs=2,
+)
+
+
+def test_a_sequence_that_asks_for_more_shares_steps_and_nobody_waits(
+    runner: ModelRunner, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asking = SamplingParams(temperature=0.0, repetition_penalty=1.3, logprobs=2)
+    """Penalties, bias and log probabilities on the device; the reference has no part in it."""
     tokens, driver = prompt(6, seed=4), Driver(runner)
-    plain, picky = driver.add(tokens), driver.add(tokens, asking)
+    expected = Driver(loaded_runner(folder)).generate([tokens], PICKY, 4)[0].sampled
+    plain_expected = alone(folder, tokens, GREEDY, 7)
+    monkeypatch.setattr(DeviceSteps, "_run_reference", lambda *_: pytest.fail("the reference was asked"))
+    plain, picky = driver.add(tokens), driver.add(tokens, PICKY)
     driver.finish_prompts([plain], chunk=6)
     for _ in range(2):
         driver.step((plain, 1))
     driver.step((plain, 1), (picky, 6))
     for _ in range(3):
         driver.step((plain, 1), (picky, 1))
-    assert plain.output == alone(folder, tokens, GREEDY, 7)
-    assert picky.output == alone(folder, tokens, asking, 4)
-    assert all(token.logprobs is not None for token in picky.sampled)
+    assert plain.output == plain_expected
+    assert picky.output == [token.token_id for token in expected]
+    assert plain.sampled[-1].logprobs is None
+    for found, wanted in zip(picky.sampled, expected, strict=True):
+        assert found.logprobs is not None
+        assert wanted.logprobs is not None
+        assert (found.logprobs.token_ids, found.logprobs.rank) == (
+            wanted.logprobs.token_ids,
+            wanted.logprobs.rank,
+        )
+        assert found.logprobs.logprobs == pytest.approx(wanted.logprobs.logprobs, abs=1e-4)
+
+
+def test_penalties_count_tokens_that_the_host_does_not_know_yet(runner: ModelRunner, folder: Path) -> None:
+    """Three steps are launched before the first is collected."""
+    strict = SamplingParams(temperature=0.0, repetition_penalty=5.0, presence_penalty=2.0)
+    tokens = prompt(6, seed=4)
+    start = SequenceStart(0, tokens, 6, strict, [5, 1, 9], 0)
+    runner.launch(step_input(0, starts=[start], sequences=[SequenceStep(0, 0, 6, True, [])]))
+    for step in (1, 2):
+        runner.launch(step_input(step, sequences=[SequenceStep(0, 5 + step, 1, True, [])]))
+    found = [runner.collect().tokens[0].token_id for _ in range(3)]
+    assert found == alone(folder, tokens, strict, 3)
+
+
+def test_prompt_log_probabilities_take_the_references_way_and_penalties_go_on_after_it(
+    runner: ModelRunner, folder: Path
+) -> None:
+    asking = SamplingParams(temperature=0.0, prompt_logprobs=1)
+    tokens, driver = prompt(6, seed=4), Driver(runner)
+    picky, other = driver.add(tokens, PICKY), driver.add(tokens, asking)
+    driver.finish_prompts([picky], chunk=6)
+    driver.step((picky, 1), (other, 6))
+    driver.step((picky, 1))
+    driver.step((picky, 1))
+    assert len(other.prompt_logprobs) == 5
+    assert picky.output == alone(folder, tokens, PICKY, 4)
 
 
 def test_a_sequence_that_was_preempted_goes_on(runner: ModelRunner, folder: Path) -> None:
