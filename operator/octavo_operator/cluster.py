@@ -71,6 +71,7 @@ class ApiCluster:
             scope: Informer(client, POD.path(scope), decode_pod, self._pod_changed) for scope in scopes
         }
         self._scoped = scopes != [""]
+        self._writing: set[tuple[str, Key]] = set()
 
     async def run(self) -> None:
         """Keep the caches true until cancelled."""
@@ -127,6 +128,20 @@ class ApiCluster:
     async def apply(self, write: Apply) -> Child:
         meta = write.manifest["metadata"]
         key = (meta["namespace"], meta["name"])
+        informer, at = self._informer(write.kind, key), (write.kind, key)
+        expected = informer.get(key)
+        self._writing.add(at)
+        try:
+            expected = decode_child(write.kind, await self._send(write, key))
+            informer.learn(key, expected)
+        finally:
+            self._writing.discard(at)
+            if not _same(informer.get(key), expected):  # somebody else has written meanwhile
+                self._changed(key)
+        return expected
+
+    async def _send(self, write: Apply, key: Key) -> bytes:
+        meta = write.manifest["metadata"]
         body = (
             {**write.manifest, "metadata": {**meta, "resourceVersion": NEVER}}
             if write.creates
@@ -135,16 +150,13 @@ class ApiCluster:
         query = {"fieldManager": write.manager, "force": "true"}
         path = CHILDREN[write.kind].path(*key)
         try:
-            answer = await self._client.request(
+            return await self._client.request(
                 "PATCH", path, kind=write.kind, body=body, content_type=APPLY, query=query
             )
         except RefusedError:
             if not write.repairs:
                 raise
-            answer = await self._overwrite(write, path)
-        child = decode_child(write.kind, answer)
-        self._informer(write.kind, key).learn(key, child)
-        return child
+            return await self._overwrite(write, path)
 
     async def _overwrite(self, write: Apply, path: str) -> bytes:
         """Replace whole lists: an item whose key somebody changed, such as a port, outlives an apply."""
@@ -196,9 +208,11 @@ class ApiCluster:
         return self._children[kind, key[0] if self._scoped else ""]
 
     def _child_changed(self, former: Child | None, present: Child | None) -> None:
+        """An own write often comes by the watch before its answer does: `apply` looks at it then."""
         child = present or former
-        if child is not None and not (present and present.same_as(former)):
-            self._changed(child.key)
+        if child is None or (child.kind, child.key) in self._writing or _same(present, former):
+            return
+        self._changed(child.key)
 
     def _pod_changed(self, former: Pod | None, present: Pod | None) -> None:
         if former is not None:
@@ -210,6 +224,10 @@ class ApiCluster:
         pod = present or former
         if pod is not None and not (present and present.same_as(former)):
             self._changed(pod.key)
+
+
+def _same(one: Child | None, other: Child | None) -> bool:
+    return one is other if one is None else one.same_as(other)
 
 
 async def _first_that(

@@ -35,8 +35,8 @@ def registry(
         return connection() or login
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
-    async def heard(type: str | None, body: Mapping[str, Any], **_: Any) -> None:  # noqa: A002 - kopf's name
-        feed(store, type, body)
+    async def heard(event: Mapping[str, Any], **_: Any) -> None:
+        feed(store, event["type"], event["object"])
 
     @kopf.on.cleanup(registry=handlers)
     async def end(**_: Any) -> None:
@@ -46,17 +46,54 @@ def registry(
 
 
 def feed(store: Store, kind: str | None, body: Mapping[str, Any]) -> None:
-    """Take one watch event into the store."""
+    """Take one watch event into the store; echoes of own writes are known already."""
+    meta = body["metadata"]
+    key = (meta["namespace"], meta["name"])
+    if kind != "DELETED" and store.has(key, meta["uid"], int(meta["resourceVersion"])):
+        return
     try:
-        llmd = parse(dict(body))
+        llmd = parse(body)
     except msgspec.ValidationError as error:
-        name = body.get("metadata", {}).get("name")
-        log.error("LLMDeployment %s does not fit the operator's schema, is its CRD current? %s", name, error)
+        log.error(
+            "LLMDeployment %s/%s does not fit the operator's schema, is its CRD current? %s", *key, error
+        )
         return
     if kind == "DELETED":
         store.remove(llmd)
     else:
         store.put(llmd)
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Nothing is kept on the resource, so nothing has to be looked for, or copied, at every event."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+    def purge(self, **_: Any) -> None:
+        return None
+
+    def touch(self, **_: Any) -> None:
+        return None
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """The same for the former state: the planner compares with what is there."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
 
 
 def settings() -> kopf.OperatorSettings:
@@ -66,6 +103,8 @@ def settings() -> kopf.OperatorSettings:
     chosen.peering.standalone = True
     chosen.scanning.disabled = True
     chosen.networking.error_backoffs = Endless()
+    chosen.persistence.progress_storage = _NoProgress()
+    chosen.persistence.diffbase_storage = _NoDiffs()
     chosen.queueing.idle_timeout = 0.1
     chosen.watching.server_timeout = 300
     return chosen

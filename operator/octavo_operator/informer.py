@@ -138,10 +138,16 @@ class Informer(Generic[T]):
         elif event.type == "DELETED":
             self._put((meta.namespace, meta.name), None)
         else:
-            self._put((meta.namespace, meta.name), self._decode(event.object))
+            self._heard_of((meta.namespace, meta.name), int(meta.resource_version), event.object)
         self._version = (
             max(self._version, int(meta.resource_version)) if self._streamed is None else self._version
         )
+
+    def _heard_of(self, name: Name, version: int, data: msgspec.Raw) -> None:
+        """An echo of what the cache has, such as an own write, is not decoded again."""
+        known = self._objects.get(name)
+        echo = known is not None and known.version == version
+        self._put(name, known if known is not None and echo else self._decode(data))
 
     def _put(self, name: Name, found: T | None) -> None:
         former = self._objects.get(name)

@@ -8,7 +8,7 @@ from octavo_operator.api import Engine, LLMDeployment, Parallelism, Spec
 from octavo_operator.desired.source import model_argument
 from octavo_operator.names import PORT
 
-_NOT_FLAGS = frozenset({"extra_args", "env"})
+_FLAGS = tuple(f.name for f in msgspec.structs.fields(Engine) if f.name not in {"extra_args", "env"})
 
 
 def arguments(llmd: LLMDeployment, image_volumes: bool = False) -> list[str]:
@@ -43,10 +43,10 @@ def parallelism(spec: Spec) -> Parallelism:
 
 def engine_flags(engine: Engine) -> Iterator[str]:
     """One flag for each setting that is given, named as the field with dashes."""
-    for field in msgspec.structs.fields(Engine):
-        value = getattr(engine, field.name)
-        if field.name not in _NOT_FLAGS and value is not None:
-            yield _flag(field.name.replace("_", "-"), value)
+    for name in _FLAGS:
+        value = getattr(engine, name)
+        if value is not None:
+            yield _flag(name.replace("_", "-"), value)
 
 
 def _flag(name: str, value: object) -> str:

@@ -65,6 +65,14 @@ def test_six_writes_make_a_resource(kube: Any, operator: Any, body: Any) -> None
     assert operator.writes - before == 6
 
 
+def test_own_writes_are_no_news(kube: Any, operator: Any, body: Any) -> None:
+    """They come back by the watch, often before their answers, and ask for no second reconcile."""
+    before = operator.metric("octavo_operator_reconciles_total")
+    apply(kube, body(kube.namespace(), autoscaling=AUTO))
+    apply(kube, body(kube.namespace(), "other"))
+    assert operator.metric("octavo_operator_reconciles_total") - before == 2
+
+
 def test_status_says_what_is_wanted_before_any_pod_is(kube: Any, operator: Any, body: Any) -> None:
     namespace = apply(kube, body(kube.namespace(), replicas=2))
     status = kube.get("LLMDeployment", namespace, "smollm2")["status"]
@@ -203,7 +211,7 @@ def test_children_edited_and_deleted_by_hand_are_put_right_quickly(
         return found is not None and found["metadata"]["uid"] != uid
 
     kube.wait("a new Service", replaced)
-    assert statistics.median(took) < 1.0  # a bound against hanging; bench/reconcile.py measures
+    assert statistics.median(took) < 1.0  # a bound against hanging; bench/control_plane measures
 
     def repaired() -> dict[str, int]:
         events = kube.request("GET", f"/api/v1/namespaces/{namespace}/events")["items"]
