@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from octavo_engine.errors import ModelError
+
 Windows = tuple[int | None, ...]  # sliding windows in tokens; None: everything is seen
 
 
@@ -43,6 +45,14 @@ class DecoderConfig:
     layer_windows: Windows = ()  # sliding window of each layer in tokens; empty: none has one
     eos_token_ids: tuple[int, ...] = ()
     dtype: str | None = None  # the checkpoint's own
+
+    def __post_init__(self) -> None:
+        """Raises ModelError for heads that cannot be."""
+        if not self.num_kv_heads or self.num_heads % self.num_kv_heads or self.head_dim % 2:
+            raise ModelError(
+                f"The model's config is unsound: {self.num_heads} query heads of {self.head_dim} values "
+                f"cannot share {self.num_kv_heads} KV heads."
+            )
 
     @property
     def windows(self) -> Windows:
