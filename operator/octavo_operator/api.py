@@ -38,6 +38,7 @@ class Engine(Part, frozen=True):
     block_size: int | None = None
     dtype: str | None = None
     quantization: str | None = None
+    kv_cache_dtype: str | None = None
     load_format: str | None = None
     gpu_memory_utilization: float | None = None
     swap_space: float | None = msgspec.field(default=None, name="swapSpaceGiB")

@@ -12,7 +12,6 @@ import yaml
 from octavo_engine.cli.fetch import add_fetch_flags
 from octavo_engine.cli.flags import Parser, engine_config, refuse_unbuilt, refuse_unknown, with_dashes
 from octavo_engine.cli.serve import add_serve_flags
-from octavo_engine.errors import ConfigError
 from octavo_engine.sources.cache import Cache
 from octavo_engine.sources.health import answering
 from octavo_engine.sources.progress import Progress
@@ -25,7 +24,6 @@ from octavo_operator.downloads import parse as parse_health
 (CRD_FILE,) = (Path(__file__).parents[2] / "crds").glob("*.yaml")
 (CRD_VERSION,) = yaml.safe_load(CRD_FILE.read_text())["spec"]["versions"]
 SPEC: dict[str, Any] = CRD_VERSION["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
-UNBUILT = {"quantization"}
 
 
 def deployment(**spec: Any) -> LLMDeployment:
@@ -61,7 +59,7 @@ def samples(node: dict[str, Any]) -> list[Any]:
 
 def settings() -> Iterator[Any]:
     for name, node in SPEC["engine"]["properties"].items():
-        if name not in {"extraArgs", "env", *UNBUILT}:
+        if name not in {"extraArgs", "env"}:
             yield from (pytest.param(name, value, id=f"engine.{name} {value}") for value in samples(node))
 
 
@@ -71,12 +69,6 @@ def test_the_engine_takes(name: str, value: Any) -> None:
     known = vars(taken(deployment(engine=given)))
     flag = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
     assert known[flag.removesuffix("_gi_b")] == value
-
-
-@pytest.mark.parametrize("name", sorted(UNBUILT))
-def test_the_engine_refuses_with_a_sentence_what_is_not_built(name: str) -> None:
-    with pytest.raises(ConfigError, match="not built yet"):
-        taken(deployment(engine={name: "awq"}))
 
 
 def test_the_engine_serves_under_every_name_that_the_router_sends_to_it() -> None:

@@ -77,7 +77,8 @@ def test_the_models_generation_config_makes_defaults_unless_switched_off(
 REFUSALS = [
     (["serve", "--max-modl-len", "5"], "Unknown flag --max-modl-len; did you mean --max-model-len?"),
     (["serve", "--tensor-parallel-size", "2"], "--tensor-parallel-size 2 is not built yet; only 1 is."),
-    (["serve", "--quantization", "fp8"], "leave out --quantization."),
+    (["serve", "--quantization", "awq"], "invalid choice: 'awq' (choose from"),
+    (["serve", "--kv-cache-dtype", "int8"], "invalid choice: 'int8' (choose from"),
     (["serve", "--enable_lora"], "LoRA adapters are not built yet; leave out --enable-lora."),
     (["serve", "--speculative-config={}"], "leave out --speculative-config."),
     (["serve", "--trust-remote-code"], "Code from model folders is never run"),

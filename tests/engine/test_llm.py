@@ -213,7 +213,7 @@ def test_settings_are_the_server_s_flags() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        pytest.param({"quantization": "awq"}, "not built yet", id="known but not built"),
+        pytest.param({"enable_lora": True}, "not built yet", id="known but not built"),
         pytest.param({"max_modle_len": 5}, "did you mean --max-model-len", id="misspelled"),
         pytest.param({"dtype": "int3"}, "int3", id="not among the choices"),
     ],

@@ -10,11 +10,13 @@ from typing import NoReturn, get_args
 from octavo_engine.config import (
     EMBEDDED_MODEL,
     CacheConfig,
+    CacheDtype,
     Device,
     Dtype,
     EngineConfig,
     LoadFormat,
     ModelConfig,
+    QuantizationMethod,
     SchedulerConfig,
 )
 from octavo_engine.errors import ConfigError
@@ -24,8 +26,6 @@ _GIB = 1 << 30
 _MULTIPLES = {"k": 10**3, "K": 1 << 10, "m": 10**6, "M": 1 << 20, "g": 10**9, "G": 1 << 30}
 
 _UNBUILT = {
-    "--quantization": "Quantizing at load is not built yet; GGUF files are served as they are",
-    "--kv-cache-dtype": "A quantized KV cache is not built yet",
     "--enable-lora": "LoRA adapters are not built yet",
     "--lora-modules": "LoRA adapters are not built yet",
     "--max-loras": "LoRA adapters are not built yet",
@@ -126,6 +126,13 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
         help=f"folder, .gguf file, package://NAME[/FILE], hf://, s3:// or oci:// (default: {EMBEDDED_MODEL})",
     )
     group.add_argument("--dtype", choices=get_args(Dtype), default=model.dtype)
+    group.add_argument(
+        "--quantization",
+        "-q",
+        choices=get_args(QuantizationMethod),
+        default=None,
+        help="fp8, fp8_per_tensor: quantize weights at load; default: as the checkpoint is",
+    )
     group.add_argument("--device", choices=get_args(Device), default=model.device)
     group.add_argument("--load-format", choices=get_args(LoadFormat), default=model.load_format)
     group.add_argument(
@@ -144,6 +151,7 @@ def _add_cache_flags(group: argparse._ArgumentGroup) -> None:
     cache = CacheConfig()
     switch = argparse.BooleanOptionalAction
     group.add_argument("--block-size", type=int, default=cache.block_size, help="tokens of a block")
+    group.add_argument("--kv-cache-dtype", choices=get_args(CacheDtype), default=cache.dtype)
     group.add_argument("--gpu-memory-utilization", type=float, default=cache.gpu_memory_utilization)
     group.add_argument(
         "--kv-cache-memory-bytes",
@@ -193,6 +201,7 @@ def engine_config(arguments: argparse.Namespace) -> EngineConfig:
         model=ModelConfig(
             source=local_model(arguments.model or EMBEDDED_MODEL),
             dtype=arguments.dtype,
+            quantization=arguments.quantization,
             device=arguments.device,
             load_format=arguments.load_format,
             max_model_len=arguments.max_model_len,
@@ -201,6 +210,7 @@ def engine_config(arguments: argparse.Namespace) -> EngineConfig:
         ),
         cache=CacheConfig(
             block_size=arguments.block_size,
+            dtype=arguments.kv_cache_dtype,
             gpu_memory_utilization=arguments.gpu_memory_utilization,
             cpu_kv_cache_bytes=arguments.kv_cache_memory_bytes,
             swap_space_bytes=int(arguments.swap_space * _GIB),

@@ -64,7 +64,12 @@ class DecoderConfig:
 
     @property
     def num_parameters(self) -> int:
-        attention = self.hidden_size * self.head_dim * 2 * (self.num_heads + self.num_kv_heads)
-        mlp = 3 * self.hidden_size * self.intermediate_size
         tables = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
-        return self.num_layers * (attention + mlp + 2 * self.hidden_size) + tables + self.hidden_size
+        norms = (2 * self.num_layers + 1) * self.hidden_size
+        return self.num_linear_parameters + tables + norms
+
+    @property
+    def num_linear_parameters(self) -> int:
+        """Those of the layers' products."""
+        attention = self.hidden_size * self.head_dim * 2 * (self.num_heads + self.num_kv_heads)
+        return self.num_layers * (attention + 3 * self.hidden_size * self.intermediate_size)

@@ -31,7 +31,8 @@ def weights_do_not_fit(config: DecoderConfig, ctx: LayerContext) -> str:
 
 def _weight_bytes(config: DecoderConfig, ctx: LayerContext) -> int:
     """Of this rank."""
-    return config.num_parameters * ctx.dtype.itemsize // ctx.group.world_size
+    saved = config.num_linear_parameters * (ctx.dtype.itemsize - 1) if ctx.quantization else 0
+    return (config.num_parameters * ctx.dtype.itemsize - saved) // ctx.group.world_size
 
 
 def blocks_that_fit(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from octavo_engine.config import EngineConfig
@@ -18,7 +20,8 @@ from octavo_engine.runner.memory import blocks_that_fit, check_weights_fit, weig
 from octavo_engine.runner.models.registry import build_model
 from octavo_engine.runner.out_of_memory import explained, of_allocation, of_steps
 from octavo_engine.runner.parallel.group import ParallelGroup, SoloGroup
-from octavo_engine.runner.placement import choose_device, choose_dtype
+from octavo_engine.runner.placement import check_fp8, choose_cache_dtype, choose_device, choose_dtype
+from octavo_engine.runner.quantization import choose_quantization
 from octavo_engine.runner.rows import RowTable
 from octavo_engine.runner.sampler import Sampler
 from octavo_engine.runner.shapes import cache_shape, head_shape
@@ -48,9 +51,16 @@ class ModelRunner:
         self._model_config = checkpoint.config
         device = choose_device(self._config.model, self._rank)
         dtype = choose_dtype(self._config.model, checkpoint.config.dtype, device)
-        plain = LayerContext(self._group, dtype, device)
+        plain = LayerContext(
+            self._group,
+            dtype,
+            device,
+            quantization=choose_quantization(self._config.model.quantization, checkpoint.quantization),
+            cache_dtype=choose_cache_dtype(self._config.cache, device),
+        )
+        check_fp8(plain.quantization, device)
         self._heads = head_shape(checkpoint.config, plain)
-        self._ctx = LayerContext(self._group, dtype, device, operators(device, self._heads))
+        self._ctx = replace(plain, ops=operators(device, self._heads))
         self._max_model_len = model_length(checkpoint.config, self._config.model.max_model_len)
         self._shape = cache_shape(checkpoint.config, self._ctx, self._config.cache.block_size)
         check_weights_fit(checkpoint.config, self._ctx)

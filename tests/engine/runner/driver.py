@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig
+from octavo_engine.config import (
+    CacheConfig,
+    CacheDtype,
+    Dtype,
+    EngineConfig,
+    ModelConfig,
+    QuantizationMethod,
+)
 from octavo_engine.messages import (
     SampledToken,
     SequenceStart,
@@ -33,11 +40,18 @@ def step_input(step_id: int = 0, **changes: object) -> StepInput:
 
 
 def loaded_runner(
-    source: str | Path, *, dtype: str = "float32", block_size: int = 4, blocks: int = 64, host_blocks: int = 0
+    source: str | Path,
+    *,
+    dtype: Dtype = "float32",
+    block_size: int = 4,
+    blocks: int = 64,
+    host_blocks: int = 0,
+    quantization: QuantizationMethod | None = None,
+    cache_dtype: CacheDtype = "auto",
 ) -> ModelRunner:
     config = EngineConfig(
-        model=ModelConfig(source=str(source), dtype=dtype, device="cpu"),  # type: ignore[arg-type]
-        cache=CacheConfig(block_size=block_size, num_blocks=blocks),
+        model=ModelConfig(source=str(source), dtype=dtype, device="cpu", quantization=quantization),
+        cache=CacheConfig(block_size=block_size, num_blocks=blocks, dtype=cache_dtype),
     )
     runner = ModelRunner(config)
     runner.load()

@@ -68,9 +68,12 @@ def plan_attention(layout: SequenceLayout, window: int | None, device: torch.dev
     return AttentionPlan(_decode_groups(layout, window, device), prefills)
 
 
-def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan, scale: float) -> Tensor:
+def paged_attention(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan, scale: float, v_scale: float = 1.0
+) -> Tensor:
     """``q`` [tokens, heads, head_dim] against caches [blocks, block_size, kv_heads, head_dim] -> like ``q``.
 
+    Caches in FP8 have a scale each: that of the keys is part of ``scale``, ``v_scale`` is that of the values.
     All query heads of a KV head share its tile (grouped-query attention, Ainslie et al. 2023).
     """
     out = torch.empty_like(q)
@@ -79,14 +82,14 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: Attention
         out[group.tokens] = _decode(q[group.tokens], keys, values, group, scale)
     for chunk in plan.prefills:
         out[chunk.tokens] = _prefill(q[chunk.tokens], keys, values, chunk, scale)
-    return out
+    return out if v_scale == 1.0 else out.mul_(v_scale)
 
 
 def _decode(q: Tensor, keys: Tensor, values: Tensor, group: DecodeGroup, scale: float) -> Tensor:
     n, heads, dim = q.shape
     kv_heads = keys.shape[1]
-    k = _gather(keys, group.slots).transpose(1, 2)
-    v = _gather(values, group.slots).transpose(1, 2)
+    k = _gather(keys, group.slots, q.dtype).transpose(1, 2)
+    v = _gather(values, group.slots, q.dtype).transpose(1, 2)
     packed = q.view(n, kv_heads, heads // kv_heads, dim)
     out = F.scaled_dot_product_attention(packed, k, v, attn_mask=group.mask, scale=scale)
     return out.reshape(n, heads, dim)
@@ -97,15 +100,15 @@ def _prefill(q: Tensor, keys: Tensor, values: Tensor, chunk: PrefillChunk, scale
     kv_heads = keys.shape[1]
     share = heads // kv_heads
     packed = q.transpose(0, 1).reshape(kv_heads, share, tokens, dim)
-    k = _gather(keys, chunk.slots).transpose(0, 1).unsqueeze(1).expand(-1, share, -1, -1)
-    v = _gather(values, chunk.slots).transpose(0, 1).unsqueeze(1).expand(-1, share, -1, -1)
+    k = _gather(keys, chunk.slots, q.dtype).transpose(0, 1).unsqueeze(1).expand(-1, share, -1, -1)
+    v = _gather(values, chunk.slots, q.dtype).transpose(0, 1).unsqueeze(1).expand(-1, share, -1, -1)
     causal = chunk.mask is None
     out = F.scaled_dot_product_attention(packed, k, v, attn_mask=chunk.mask, is_causal=causal, scale=scale)
     return out.reshape(heads, tokens, dim).transpose(0, 1)
 
 
-def _gather(cache: Tensor, slots: Tensor) -> Tensor:
-    return cache.index_select(0, slots.reshape(-1)).view(*slots.shape, *cache.shape[1:])
+def _gather(cache: Tensor, slots: Tensor, dtype: torch.dtype) -> Tensor:
+    return cache.index_select(0, slots.reshape(-1)).view(*slots.shape, *cache.shape[1:]).to(dtype)
 
 
 def _decode_groups(layout: SequenceLayout, window: int | None, device: torch.device) -> list[DecodeGroup]:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from octavo_engine.errors import ModelError
 from octavo_engine.runner.architecture import Windows
-from octavo_engine.runner.kernels import activation, attention, cache, norm, rope
+from octavo_engine.runner.kernels import activation, attention, cache, fp8, norm, rope
+from octavo_engine.runner.kernels.fp8 import Quantized
 
 _LARGEST_HEAD, _MOST_SHARING = 256, 64
 
@@ -38,6 +39,16 @@ class RopeAndCache(Protocol):
         q_weight: Tensor | None = None,
         k_weight: Tensor | None = None,
         eps: float = 1e-6,
+        k_scale: float = 1.0,
+        v_scale: float = 1.0,
+    ) -> Tensor: ...
+
+
+class PagedAttention(Protocol):
+    """See the reference of the same name."""
+
+    def __call__(
+        self, q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: Any, scale: float, v_scale: float = 1.0
     ) -> Tensor: ...
 
 
@@ -48,6 +59,18 @@ class HeadShape:
     heads: int
     kv_heads: int
     head_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fp8Operators:
+    """What layers call where products are computed in FP8; signatures as in the reference of that name."""
+
+    quantize: Callable[[Tensor, Tensor | None], Quantized]
+    rms_norm: Callable[[Tensor, Tensor, float], Quantized]
+    add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Quantized, Tensor]]
+    linear: Callable[[Quantized, Quantized, Tensor | None, torch.dtype], Tensor]
+    gated: Callable[[Quantized, Quantized, Tensor | None, str, torch.dtype], Tensor]
+    gated_quantized: Callable[[Quantized, Quantized, Tensor | None, str, torch.dtype], Quantized]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +85,9 @@ class Operators:
     gated: Callable[[Tensor, Tensor, Tensor | None, str], Tensor]
     rope_and_cache: RopeAndCache
     plan_attention: Callable[[attention.SequenceLayout, Windows], Plans]
-    paged_attention: Callable[[Tensor, Tensor, Tensor, Any, float], Tensor]
+    paged_attention: PagedAttention
     copy_blocks: Callable[[Tensor, Tensor, Tensor, Tensor], None]
+    fp8: Fp8Operators
 
 
 def operators(device: torch.device, shape: HeadShape) -> Operators:
@@ -102,6 +126,9 @@ def torch_operators(device: torch.device) -> Operators:
         lambda layout, windows: {w: attention.plan_attention(layout, w, device) for w in windows},
         attention.paged_attention,
         cache.copy_blocks,
+        Fp8Operators(
+            fp8.quantize, fp8.rms_norm, fp8.add_rms_norm, fp8.linear, fp8.gated, fp8.gated_quantized
+        ),
     )
 
 
@@ -120,6 +147,8 @@ def _rope_and_cache(
     q_weight: Tensor | None = None,
     k_weight: Tensor | None = None,
     eps: float = 1e-6,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
 ) -> Tensor:
     kv_heads = k_cache.shape[2]
     heads = qkv.shape[1] - 2 * kv_heads
@@ -128,5 +157,5 @@ def _rope_and_cache(
         q, k = torch.split(turned, [heads, kv_heads], dim=1)
         turned = torch.cat([norm.rms_norm(q, q_weight, eps), norm.rms_norm(k, k_weight, eps)], dim=1)
     rotated = rope.apply_rope(turned, cos, sin)
-    cache.write_kv(rotated[:, heads:], values, k_cache, v_cache, slot_mapping)
+    cache.write_kv(rotated[:, heads:], values, k_cache, v_cache, slot_mapping, k_scale, v_scale)
     return rotated[:, :heads]

@@ -9,6 +9,7 @@ import torch
 from octavo_engine.errors import ConfigError
 from octavo_engine.runner.kernels.ops import Operators, torch_operators
 from octavo_engine.runner.parallel.group import ParallelGroup
+from octavo_engine.runner.quantization import Quantization
 from octavo_engine.runner.weights.slots import Shard
 
 _REFERENCE = torch_operators(torch.device("cpu"))
@@ -20,6 +21,8 @@ class LayerContext:
     dtype: torch.dtype
     device: torch.device
     ops: Operators = _REFERENCE
+    quantization: Quantization | None = None  # of linear layers
+    cache_dtype: torch.dtype | None = None  # of keys and values; None: the model's
 
     def shard(self, total: int, unit: int = 1) -> Shard:
         """This rank's equal part of ``total``, whose smallest indivisible piece is ``unit``."""
@@ -39,6 +42,6 @@ class LayerContext:
             return self.shard(kv_heads * head_dim, head_dim)
         return Shard(self.group.rank * kv_heads // world * head_dim, head_dim)
 
-    def empty(self, *shape: int) -> torch.nn.Parameter:
-        data = torch.empty(shape, dtype=self.dtype, device=self.device)
+    def empty(self, *shape: int, dtype: torch.dtype | None = None) -> torch.nn.Parameter:
+        data = torch.empty(shape, dtype=dtype or self.dtype, device=self.device)
         return torch.nn.Parameter(data, requires_grad=False)

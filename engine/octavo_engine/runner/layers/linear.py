@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from octavo_engine.runner.kernels.fp8 import Activation
 from octavo_engine.runner.layers.context import LayerContext
+from octavo_engine.runner.layers.product import PlainProduct, product, spared
 from octavo_engine.runner.weights.slots import Shard, WeightSlot
 
 
@@ -17,25 +19,35 @@ class ColumnParallelLinear(nn.Module):
 
     def __init__(self, ctx: LayerContext, in_features: int, shards: list[Shard], bias: bool) -> None:
         super().__init__()
-        self._shards = shards
-        self._ops = ctx.ops
-        out = sum(shard.length for shard in shards)
-        self.weight = ctx.empty(out, in_features)
-        self.bias = ctx.empty(out) if bias else None
+        self._shards, self._ctx = shards, ctx
+        self._in, self._out = in_features, sum(shard.length for shard in shards)
+        self.product = product(ctx, self._out, in_features, len(shards))
+        self.bias = ctx.empty(self._out) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._ops.linear(x, self.weight, self.bias)
+    @property
+    def takes_fp8(self) -> bool:
+        """Whether an activation quantized token by token is welcome."""
+        return self.product.takes_fp8
 
-    def gated(self, x: Tensor, activation: str) -> Tensor:
-        """``act(gate) * up`` of two fused projections: [tokens, in] -> [tokens, half of the output]."""
-        return self._ops.gated(x, self.weight, self.bias, activation)
+    def forward(self, x: Activation) -> Tensor:
+        return self.product(x, self.bias)  # type: ignore[no-any-return]
+
+    def gated(self, x: Activation, activation: str, *, fp8: bool = False) -> Activation:
+        """``act(gate) * up`` of two fused projections: [tokens, in] -> [tokens, half of the output].
+
+        ``fp8``: what takes the result wants it quantized.
+        """
+        return self.product.gated(x, self.bias, activation, fp8=fp8)
 
     def slots(self, *names: str) -> dict[str, WeightSlot]:
         """Slots for the projections' checkpoint names, in the order of ``shards``."""
+        if spared(self._ctx, names):
+            self.product = PlainProduct(self._ctx, self._out, self._in)
         sizes = [shard.length for shard in self._shards]
-        found = _named(names, "weight", torch.split(self.weight, sizes), self._shards)
+        found = _named(names, "weight", self.product.slots(sizes, 0, self._shards))
         if self.bias is not None:
-            found |= _named(names, "bias", torch.split(self.bias, sizes), self._shards)
+            parts = zip(torch.split(self.bias, sizes), self._shards, strict=True)
+            found |= _named(names, "bias", [WeightSlot(part, 0, shard) for part, shard in parts])
         return found
 
 
@@ -44,27 +56,28 @@ class RowParallelLinear(nn.Module):
 
     def __init__(self, ctx: LayerContext, shard: Shard, out_features: int, bias: bool) -> None:
         super().__init__()
-        self._shard = shard
-        self._group = ctx.group
-        self._ops = ctx.ops
-        self.weight = ctx.empty(out_features, shard.length)
+        self._shard, self._ctx, self._out = shard, ctx, out_features
+        self.product = product(ctx, out_features, shard.length)
         self.bias = ctx.empty(out_features) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        bias = self.bias if self._group.rank == 0 else None  # added once, not once a rank
-        return self._group.all_reduce(self._ops.linear(x, self.weight, bias))
+    @property
+    def takes_fp8(self) -> bool:
+        """Whether an activation quantized token by token is welcome."""
+        return self.product.takes_fp8
+
+    def forward(self, x: Activation) -> Tensor:
+        group = self._ctx.group
+        bias = self.bias if group.rank == 0 else None  # added once, not once a rank
+        return group.all_reduce(self.product(x, bias))
 
     def slots(self, name: str) -> dict[str, WeightSlot]:
-        found = {f"{name}.weight": WeightSlot(self.weight, 1, self._shard)}
+        if spared(self._ctx, (name,)):
+            self.product = PlainProduct(self._ctx, self._out, self._shard.length)
+        found = _named((name,), "weight", self.product.slots([self._out], 1, [self._shard]))
         if self.bias is not None:
             found[f"{name}.bias"] = WeightSlot(self.bias)
         return found
 
 
-def _named(
-    names: tuple[str, ...], kind: str, parts: tuple[Tensor, ...], shards: list[Shard]
-) -> dict[str, WeightSlot]:
-    return {
-        f"{name}.{kind}": WeightSlot(part, 0, shard)
-        for name, part, shard in zip(names, parts, shards, strict=True)
-    }
+def _named(names: tuple[str, ...], kind: str, slots: list[WeightSlot]) -> dict[str, WeightSlot]:
+    return {f"{name}.{kind}": slot for name, slot in zip(names, slots, strict=True)}

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from octavo_engine.runner.architecture import DecoderConfig
 from octavo_engine.runner.inputs import ForwardInputs
+from octavo_engine.runner.kernels.fp8 import Activation
 from octavo_engine.runner.kv_cache import LayerCache
+from octavo_engine.runner.layers.cache_scales import CacheScales
 from octavo_engine.runner.layers.context import LayerContext
 from octavo_engine.runner.layers.embedding import VocabParallelEmbedding
 from octavo_engine.runner.layers.linear import ColumnParallelLinear, RowParallelLinear
@@ -32,9 +34,11 @@ class Attention(nn.Module):
         self.out = RowParallelLinear(ctx, q, config.hidden_size, config.output_bias)
         self.q_norm = ctx.empty(self._dim) if config.qk_norm else None
         self.k_norm = ctx.empty(self._dim) if config.qk_norm else None
+        self._cache_scales = CacheScales(ctx)
 
-    def forward(self, x: Tensor, rotation: Rotation, cache: LayerCache, inputs: ForwardInputs) -> Tensor:
+    def forward(self, x: Activation, rotation: Rotation, cache: LayerCache, inputs: ForwardInputs) -> Tensor:
         qkv: Tensor = self.qkv(x).view(-1, self._heads + 2 * self._kv_heads, self._dim)
+        scales = self._cache_scales
         q = self._ops.rope_and_cache(
             qkv,
             *rotation,
@@ -43,8 +47,12 @@ class Attention(nn.Module):
             q_weight=self.q_norm,
             k_weight=self.k_norm,
             eps=self._eps,
+            k_scale=scales.keys,
+            v_scale=scales.values,
         )
-        attended = self._ops.paged_attention(q, *cache, inputs.plans[self._window], self._dim**-0.5)
+        attended = self._ops.paged_attention(
+            q, *cache, inputs.plans[self._window], self._dim**-0.5 * scales.keys, scales.values
+        )
         out: Tensor = self.out(attended.flatten(1))
         return out
 
@@ -52,7 +60,7 @@ class Attention(nn.Module):
         qkv = self.qkv.slots(f"{name}.q_proj", f"{name}.k_proj", f"{name}.v_proj")
         norms = {f"{name}.q_norm.weight": self.q_norm, f"{name}.k_norm.weight": self.k_norm}
         normed = {key: WeightSlot(weight) for key, weight in norms.items() if weight is not None}
-        return qkv | normed | self.out.slots(f"{name}.o_proj")
+        return qkv | normed | self.out.slots(f"{name}.o_proj") | self._cache_scales.slots(name)
 
 
 class GatedMLP(nn.Module):
@@ -63,8 +71,8 @@ class GatedMLP(nn.Module):
         self.gate_up = ColumnParallelLinear(ctx, config.hidden_size, [shard, shard], config.mlp_bias)
         self.down = RowParallelLinear(ctx, shard, config.hidden_size, config.mlp_bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down(self.gate_up.gated(x, self._activation))
+    def forward(self, x: Activation) -> Tensor:
+        out: Tensor = self.down(self.gate_up.gated(x, self._activation, fp8=self.down.takes_fp8))
         return out
 
     def slots(self, name: str) -> dict[str, WeightSlot]:
@@ -88,12 +96,13 @@ class DecoderLayer(nn.Module):
         cache: LayerCache,
         inputs: ForwardInputs,
     ) -> tuple[Tensor, Tensor]:
+        fp8 = self.attention.qkv.takes_fp8
         if residual is None:
-            normed, residual = self.attention_norm(x), x
+            normed, residual = self.attention_norm(x, fp8=fp8), x
         else:
-            normed, residual = self.attention_norm.add(x, residual)
+            normed, residual = self.attention_norm.add(x, residual, fp8=fp8)
         x = self.attention(normed, rotation, cache, inputs)
-        normed, residual = self.mlp_norm.add(x, residual)
+        normed, residual = self.mlp_norm.add(x, residual, fp8=self.mlp.gate_up.takes_fp8)
         return self.mlp(normed), residual
 
     def slots(self, name: str) -> dict[str, WeightSlot]:
@@ -128,7 +137,9 @@ class DecoderModel(nn.Module):
         for layer, cache in zip(self.layers, caches, strict=True):
             x, residual = layer(x, residual, rotation, cache, inputs)
         assert residual is not None
-        return self.norm.add(x, residual)[0]
+        hidden, _ = self.norm.add(x, residual)
+        assert isinstance(hidden, Tensor)
+        return hidden
 
     def raw_logits(self, hidden: Tensor) -> Tensor:
         return self.head.logits(hidden)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from octavo_engine.config import ModelConfig
@@ -12,9 +12,11 @@ from octavo_engine.gguf_header import read_gguf
 from octavo_engine.model_source import ModelFiles, resolve
 from octavo_engine.runner.architecture import DecoderConfig
 from octavo_engine.runner.models.registry import family_of
+from octavo_engine.runner.quantization import Quantization
 from octavo_engine.runner.weights.gguf import GGUFSource, rope_factors
 from octavo_engine.runner.weights.gguf_config import gguf_config
 from octavo_engine.runner.weights.hf_config import hf_config
+from octavo_engine.runner.weights.hf_quantization import hf_quantization
 from octavo_engine.runner.weights.safetensors import SafetensorsSource
 from octavo_engine.runner.weights.slots import WeightSource
 
@@ -25,6 +27,7 @@ class Checkpoint:
 
     config: DecoderConfig
     open_weights: Callable[[], WeightSource] | None
+    quantization: Quantization | None = None
 
 
 def open_checkpoint(model: ModelConfig) -> Checkpoint:
@@ -32,11 +35,12 @@ def open_checkpoint(model: ModelConfig) -> Checkpoint:
     files = resolve(model.source)
     _check_format(model, files)
     opened = _open_folder(files) if files.gguf is None else _open_gguf(files.gguf)
-    return Checkpoint(opened.config, None) if model.load_format == "dummy" else opened
+    return replace(opened, open_weights=None) if model.load_format == "dummy" else opened
 
 
 def _open_folder(files: ModelFiles) -> Checkpoint:
-    return Checkpoint(hf_config(files), lambda: SafetensorsSource(files.folder))
+    found = hf_quantization(files.config_json)
+    return Checkpoint(hf_config(files), lambda: SafetensorsSource(files.folder), found)
 
 
 def _open_gguf(path: Path) -> Checkpoint:

@@ -16,7 +16,7 @@ _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_t
 
 def hf_config(files: ModelFiles) -> DecoderConfig:
     """Raises :class:`ModelError` for an unsound config or an unknown architecture."""
-    raw = _read(files.config_json)
+    raw = read_json(files.config_json)
     architecture = (raw.get("architectures") or ["none"])[0]
     family = family_of(architecture)
     try:
@@ -56,14 +56,15 @@ def _rope(raw: dict[str, Any]) -> RopeConfig:
 
 def _end_tokens(folder: Path, raw: dict[str, Any]) -> tuple[int, ...]:
     generation = folder / "generation_config.json"
-    found = _read(generation).get("eos_token_id") if generation.is_file() else None
+    found = read_json(generation).get("eos_token_id") if generation.is_file() else None
     found = raw.get("eos_token_id") if found is None else found
     if found is None:
         return ()
     return tuple(found) if isinstance(found, list) else (int(found),)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises :class:`ModelError`."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:

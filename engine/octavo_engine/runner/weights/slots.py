@@ -17,12 +17,27 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
+class Fp8Slot:
+    """What belongs to a weight in FP8. ``scales`` [rows] float32; ``per_tensor``: one value for all of them
+    when the weight is quantized at load; ``input_scale`` [1] of static activations, from the checkpoint."""
+
+    scales: Tensor
+    input_scale: Tensor | None = None
+    per_tensor: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class WeightSlot:
-    """``target`` takes a checkpoint tensor's ``shard`` along ``dim`` (None: the whole tensor)."""
+    """``target`` takes a checkpoint tensor's ``shard`` along ``dim`` (None: the whole tensor).
+
+    ``optional``: the names under which checkpoints may have it; without any, the target stays as it is.
+    """
 
     target: Tensor
     dim: int = 0
     shard: Shard | None = None
+    fp8: Fp8Slot | None = None
+    optional: tuple[str, ...] = ()
 
 
 class WeightSource(Protocol):

@@ -63,6 +63,15 @@ def device_runner(
     return ready(ModelRunner(configuration(folder, device)), host_blocks)
 
 
+def fp8_configuration(folder: Path, device: torch.device) -> EngineConfig:
+    """Products and cache in FP8."""
+    plain = configuration(folder, device)
+    model = msgspec.structs.replace(plain.model, quantization="fp8")
+    return msgspec.structs.replace(
+        plain, model=model, cache=msgspec.structs.replace(plain.cache, dtype="fp8")
+    )
+
+
 def configuration(folder: Path, device: torch.device, dtype: str = "float32") -> EngineConfig:
     return EngineConfig(
         model=ModelConfig(source=str(folder), dtype=dtype, device=device.type),  # type: ignore[arg-type]
@@ -86,6 +95,26 @@ def test_tokens_are_the_references(runner: ModelRunner, folder: Path) -> None:
     prompts = [prompt(n, seed=n) for n in (3, 17, 9)]
     together = Driver(runner).generate(prompts, GREEDY, count=5, chunk=7)
     assert [seq.output for seq in together] == [alone(folder, tokens, GREEDY, 5) for tokens in prompts]
+
+
+def test_tokens_in_fp8_are_the_references(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    """Log probabilities near the reference's: a number between two of FP8 may be rounded to either."""
+    with monkeypatch.context() as patch:
+        if device.type == "cpu":
+            patch.setattr(model_runner, "operators", triton_operators)
+            patch.setattr(ModelRunner, "_on_gpu", True)
+        runner = ready(ModelRunner(fp8_configuration(folder, device)), 0)
+        everything = SamplingParams(temperature=0.0, logprobs=VOCAB, prompt_logprobs=VOCAB)
+        prompts = [prompt(n, seed=n) for n in (9, 5)]
+        found = Driver(runner).generate(prompts, everything, count=2, chunk=7)
+    reference = loaded_runner(folder, quantization="fp8", cache_dtype="fp8")
+    for seq, tokens in zip(found, prompts, strict=True):
+        (wanted,) = Driver(reference).generate([tokens], everything, count=2)
+        prompt_part = slice(0, len(tokens) - 1)
+        error = np.abs(distributions(seq, VOCAB) - distributions(wanted, VOCAB))[prompt_part]
+        assert error.mean() < 0.05
 
 
 def test_a_seeded_sequence_draws_the_same_in_any_batch(

@@ -89,10 +89,12 @@ class Planner:
         return found.for_windows(windows)
 
 
-def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PagedPlan, scale: float) -> Tensor:
+def paged_attention(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PagedPlan, scale: float, v_scale: float = 1.0
+) -> Tensor:
     """``q`` [tokens, heads, head_dim] against caches [blocks, block_size, kv_heads, head_dim] -> like ``q``.
 
-    Tokens may lie apart in ``q``; the result is contiguous.
+    Tokens may lie apart in ``q``; the result is contiguous. Scales as of ``paged_decode``.
     """
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     n, window, cap = plan.num_decodes, plan.window, plan.soft_cap
@@ -100,12 +102,13 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PagedPlan
         assert plan.scratch is not None
         paged_decode(
             q[:n], k_cache, v_cache, plan.block_tables, plan.context_lens, scale, plan.scratch,
-            window=window, soft_cap=cap, out=out[:n],
+            window=window, soft_cap=cap, v_scale=v_scale, out=out[:n],
         )  # fmt: skip
     if plan.tiles is not None:
         paged_prefill(
-            q, k_cache, v_cache, plan.block_tables, plan.tiles, scale, out, window=window, soft_cap=cap
-        )
+            q, k_cache, v_cache, plan.block_tables, plan.tiles, scale, out,
+            window=window, soft_cap=cap, v_scale=v_scale,
+        )  # fmt: skip
     return out
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from octavo_engine.runner.kernels.triton import launch
 from octavo_engine.runner.kernels.triton.launch import follow, release
 from octavo_engine.runner.kernels.triton.multiprocessors import multiprocessors
-from octavo_engine.runner.kernels.triton.softmax import attend_tile, cache_rows
+from octavo_engine.runner.kernels.triton.softmax import attend_tile, cache_rows, operand
 
 LOG2_E = 1 / math.log(2)
 _PROGRAMS_PER_SM = 2
@@ -80,6 +80,7 @@ def paged_decode(
     *,
     window: int | None = None,
     soft_cap: float | None = None,
+    v_scale: float = 1.0,
     out: Tensor | None = None,
     config: DecodeConfig | None = None,
 ) -> Tensor:
@@ -88,7 +89,7 @@ def paged_decode(
     ``block_tables`` [rows, max_blocks] int32; ``context_lens`` [rows] int32 counts the row's own token, and a
     row of 0 gives zeros. ``window``: a query sees itself and the ``window - 1`` tokens before it.
     ``soft_cap``: scores are ``soft_cap * tanh(score / soft_cap)`` (Gemma 2). ``head_dim`` is a multiple of
-    16.
+    16. Caches in FP8 have a scale each: that of the keys is part of ``scale``, ``v_scale`` is the values'.
     """
     rows, heads, dim = q.shape
     kv_heads = k_cache.shape[2]
@@ -101,7 +102,7 @@ def paged_decode(
         splits = scratch.splits(rows, kv_heads)
         _decode_kernel[(rows, kv_heads, splits)](
             q, k_cache, v_cache, block_tables, context_lens, out,
-            scratch.outputs, scratch.peaks, scratch.counters, inner, cap, window or 0, splits,
+            scratch.outputs, scratch.peaks, scratch.counters, inner, cap, v_scale, window or 0, splits,
             q.stride(0), block_tables.stride(0), k_cache.stride(0), k_cache.stride(1),
             share, triton.next_power_of_2(share), dim, triton.next_power_of_2(dim), k_cache.shape[1],
             config.tile, splits > 1, window is not None, soft_cap is not None, overlapped,
@@ -128,7 +129,7 @@ def score_scales(scale: float, soft_cap: float | None) -> tuple[float, float]:
 @triton.jit(do_not_specialize=["window", "splits"])
 def _decode_kernel(
     q, keys, values, tables, contexts, out, partials, peaks, counters,
-    scale, cap, window, splits, q_stride, table_stride, block_stride, slot_stride,
+    scale, cap, v_scale, window, splits, q_stride, table_stride, block_stride, slot_stride,
     share: tl.constexpr, members: tl.constexpr, dim: tl.constexpr, dim_block: tl.constexpr,
     block_size: tl.constexpr, tile: tl.constexpr, split_up: tl.constexpr,
     windowed: tl.constexpr, capped: tl.constexpr, overlapped: tl.constexpr,
@@ -150,12 +151,13 @@ def _decode_kernel(
         inside = (member < share)[:, None] & (column < dim)[None, :]
         place = q + row * q_stride + (kv_head * share + member)[:, None] * dim + column[None, :]
         acc, top, total = _scan(
-            tl.load(place, mask=inside, other=0.0),
+            operand(tl.load(place, mask=inside, other=0.0), keys),
             keys + kv_head * dim, values + kv_head * dim, tables + row * table_stride,
             begin * tile, end * tile, first, context, column, block_stride, slot_stride, scale, cap,
             packed, dim, dim_block, block_size, tile, capped,
         )  # fmt: skip
         release(overlapped)
+        acc = acc * v_scale
         if not split_up:
             tl.store(out + head[:, None] * dim + column[None, :], _normalized(acc, total, out), mask=inside)
         else:

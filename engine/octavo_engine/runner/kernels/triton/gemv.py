@@ -47,9 +47,11 @@ class GemvScratch:
     counters: Tensor  # [tiles] int32
 
     @classmethod
-    def allocate(cls, widest: int, most_splits: int, device: torch.device) -> GemvScratch:
+    def allocate(
+        cls, widest: int, most_splits: int, device: torch.device, rows: int = MOST_ROWS
+    ) -> GemvScratch:
         """For outputs of up to ``widest`` columns, in up to ``most_splits`` splits."""
-        elements = MOST_ROWS * widest * most_splits
+        elements = rows * widest * most_splits
         return cls(
             torch.empty(elements, dtype=torch.float32, device=device),
             torch.zeros(widest, dtype=torch.int32, device=device),

@@ -7,7 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo_engine.runner.kernels.triton import launch
+from octavo_engine.runner.kernels.fp8 import Quantized
+from octavo_engine.runner.kernels.triton import fp8, launch
+from octavo_engine.runner.kernels.triton.fp8 import store_row
 from octavo_engine.runner.kernels.triton.launch import follow, release
 
 
@@ -29,43 +31,47 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     return out, residual
 
 
-def _launch(x: Tensor, residual: Tensor, weight: Tensor, out: Tensor, eps: float, *, summed: bool) -> None:
+def rms_norm_fp8(x: Tensor, weight: Tensor, eps: float) -> Quantized:
+    """``rms_norm`` of ``x`` [tokens, hidden], quantized token by token."""
+    out = fp8.empty(x)
+    _launch(x, x, weight, out.values, eps, summed=False, scales=out.scales)
+    return out
+
+
+def add_rms_norm_fp8(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Quantized, Tensor]:
+    """``add_rms_norm``, quantized token by token."""
+    out = fp8.empty(x)
+    _launch(x, residual, weight, out.values, eps, summed=True, scales=out.scales)
+    return out, residual
+
+
+def _launch(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    eps: float,
+    *,
+    summed: bool,
+    scales: Tensor | None = None,
+) -> None:
     tokens, hidden = x.shape
     block = triton.next_power_of_2(hidden)
     warps = min(16, max(1, block // 512))
     overlapped = launch.overlaps(x)
     if tokens:
         _norm_kernel[(tokens,)](
-            x,
-            residual,
-            weight,
-            out,
-            x.stride(0),
-            residual.stride(0),
-            hidden,
-            eps,
-            block,
-            summed,
-            overlapped,
-            num_warps=warps,
-            launch_pdl=overlapped,
-        )
+            x, residual, weight, out, out if scales is None else scales, x.stride(0), residual.stride(0),
+            hidden, eps, block, summed, scales is not None, overlapped,
+            num_warps=warps, launch_pdl=overlapped,
+        )  # fmt: skip
 
 
 @triton.jit
 def _norm_kernel(
-    x,
-    residual,
-    weight,
-    out,
-    x_stride,
-    residual_stride,
-    hidden,
-    eps,
-    block: tl.constexpr,
-    summed: tl.constexpr,
-    overlapped: tl.constexpr,
-):
+    x, residual, weight, out, scales, x_stride, residual_stride, hidden, eps,
+    block: tl.constexpr, summed: tl.constexpr, quantized: tl.constexpr, overlapped: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, block)
     inside = columns < hidden
@@ -79,6 +85,9 @@ def _norm_kernel(
         tl.store(place, value, mask=inside)
     wide = value.to(tl.float32)
     inverse = tl.rsqrt(tl.sum(wide * wide, axis=0) / hidden + eps)
-    normed = (wide * inverse).to(dtype).to(tl.float32) * scale.to(tl.float32)
+    normed = ((wide * inverse).to(dtype).to(tl.float32) * scale.to(tl.float32)).to(dtype)
     release(overlapped)
-    tl.store(out + row * hidden + columns, normed.to(dtype), mask=inside)
+    if quantized:
+        store_row(out, scales, row, columns, inside, hidden, normed.to(tl.float32))
+    else:
+        tl.store(out + row * hidden + columns, normed, mask=inside)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from octavo_engine.runner.kernels.triton.decode import score_scales
 from octavo_engine.runner.kernels.triton.prefill_tiles import PrefillTiles
-from octavo_engine.runner.kernels.triton.softmax import attend_tile, cache_rows
+from octavo_engine.runner.kernels.triton.softmax import attend_tile, cache_rows, operand
 
 
 def paged_prefill(
@@ -28,6 +28,7 @@ def paged_prefill(
     *,
     window: int | None = None,
     soft_cap: float | None = None,
+    v_scale: float = 1.0,
 ) -> None:
     """Write the tokens of ``out`` (like ``q``) that ``tiles`` names; arguments as of ``paged_decode``."""
     heads, dim = q.shape[1:]
@@ -37,7 +38,7 @@ def paged_prefill(
     _prefill_kernel[(tiles.tiles.shape[1], kv_heads)](
         q, k_cache, v_cache, block_tables, tiles.tiles, out,
         tiles.scratch.outputs, tiles.scratch.peaks, tiles.scratch.counters, tiles.tiles.shape[1],
-        inner, cap, window or 0,
+        inner, cap, v_scale, window or 0,
         q.stride(0), block_tables.stride(0), k_cache.stride(0), k_cache.stride(1),
         heads // kv_heads, tiles.tokens, config.rows, dim, triton.next_power_of_2(dim), k_cache.shape[1],
         config.tile, window is not None, soft_cap is not None,
@@ -47,7 +48,7 @@ def paged_prefill(
 
 @triton.jit(do_not_specialize=["num_tiles", "window"])
 def _prefill_kernel(
-    q, keys, values, tables, tiles, out, partials, peaks, counters, num_tiles, scale, cap, window,
+    q, keys, values, tables, tiles, out, partials, peaks, counters, num_tiles, scale, cap, v_scale, window,
     q_stride, table_stride, block_stride, slot_stride,
     share: tl.constexpr, tokens: tl.constexpr, rows: tl.constexpr, dim: tl.constexpr, dim_block: tl.constexpr,
     block_size: tl.constexpr, tile: tl.constexpr, windowed: tl.constexpr, capped: tl.constexpr,
@@ -61,11 +62,8 @@ def _prefill_kernel(
     member = row // share
     head = kv_head * share + row % share
     inside = ((member < count) & (row < tokens * share))[:, None] & (column < dim)[None, :]
-    queries = tl.load(
-        q + (token + member)[:, None] * q_stride + head[:, None] * dim + column[None, :],
-        mask=inside,
-        other=0.0,
-    )
+    place = q + (token + member)[:, None] * q_stride + head[:, None] * dim + column[None, :]
+    queries = operand(tl.load(place, mask=inside, other=0.0), keys)
     position = computed + member
     context = computed + count
     first_key, last_key = tl.load(tiles + 4 * num_tiles + index), tl.load(tiles + 5 * num_tiles + index)
@@ -89,6 +87,7 @@ def _prefill_kernel(
         context, position, window, acc, top, total, column, block_stride, slot_stride, scale, cap,
         dim, block_size, tile, windowed, capped, True,
     )  # fmt: skip
+    acc = acc * v_scale
     heads = tl.num_programs(1) * share
     goal = out + ((token + member) * heads + head)[:, None] * dim + column[None, :]
     if splits > 1:

@@ -7,7 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from octavo_engine.runner.kernels.fp8 import FP8
 from octavo_engine.runner.kernels.triton import launch
+from octavo_engine.runner.kernels.triton.fp8 import saturated
 from octavo_engine.runner.kernels.triton.launch import follow, release
 
 _HEADS = 8  # heads a program
@@ -24,6 +26,8 @@ def rope_and_cache(
     q_weight: Tensor | None = None,
     k_weight: Tensor | None = None,
     eps: float = 1e-6,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
 ) -> Tensor:
     """``qkv`` [tokens, heads + 2 * kv_heads, head_dim] -> rotated queries [tokens, heads, head_dim],
     contiguous.
@@ -31,6 +35,7 @@ def rope_and_cache(
     Rotated keys and the values go to the caches [blocks, block_size, kv_heads, head_dim] at ``slot_mapping``
     [tokens] int64 (negative: skipped). ``cos``/``sin`` are [tokens, 1, head_dim / 2] float32. With
     ``q_weight`` and ``k_weight`` [head_dim], queries and keys are RMS-normed over the head first (Qwen3).
+    Caches in FP8 take what is left after division by ``k_scale`` and ``v_scale``.
     """
     tokens, all_heads, dim = qkv.shape
     kv_heads = k_cache.shape[2]
@@ -41,18 +46,18 @@ def rope_and_cache(
         normed, overlapped = q_weight is not None, launch.overlaps(qkv)
         _rope_kernel[grid](
             qkv, out, cos, sin, k_cache, v_cache, slot_mapping,
-            q_weight if normed else cos, k_weight if normed else cos, eps,
-            qkv.stride(0), heads, kv_heads, dim, triton.next_power_of_2(dim // 2), _HEADS, normed, overlapped,
-            num_warps=2, launch_pdl=overlapped,
+            q_weight if normed else cos, k_weight if normed else cos, eps, 1 / k_scale, 1 / v_scale,
+            qkv.stride(0), heads, kv_heads, dim, triton.next_power_of_2(dim // 2), _HEADS, normed,
+            k_cache.dtype is FP8, overlapped, num_warps=2, launch_pdl=overlapped,
         )  # fmt: skip
     return out
 
 
 @triton.jit
 def _rope_kernel(
-    qkv, out, cos, sin, k_cache, v_cache, slots, q_weight, k_weight, eps, stride,
+    qkv, out, cos, sin, k_cache, v_cache, slots, q_weight, k_weight, eps, k_factor, v_factor, stride,
     heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, half_block: tl.constexpr,
-    group: tl.constexpr, normed: tl.constexpr, overlapped: tl.constexpr,
+    group: tl.constexpr, normed: tl.constexpr, quantized: tl.constexpr, overlapped: tl.constexpr,
 ):  # fmt: skip
     follow(overlapped)
     token = tl.program_id(0).to(tl.int64)
@@ -79,6 +84,10 @@ def _rope_kernel(
     slot = tl.load(slots + token)
     kv_width: tl.constexpr = kv_heads * dim
     kept = inside & (slot >= 0)
+    if quantized:
+        factor = tl.where(is_value, v_factor, k_factor)
+        low = saturated(low.to(out.dtype.element_ty).to(tl.float32) * factor)
+        high = saturated(high.to(out.dtype.element_ty).to(tl.float32) * factor)
     place_in_slot = slot * kv_width + (head[:, None] - heads) * dim + column[None, :]
     _store_pair(k_cache + place_in_slot, low, high, half, kept & (head >= heads)[:, None] & (is_value == 0))
     _store_pair(v_cache + place_in_slot - kv_width, low, high, half, kept & is_value)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from octavo_engine.runner.kernels.ops import HeadShape, Operators
-from octavo_engine.runner.kernels.triton import attention, cache, gemv, norm, rope
+from octavo_engine.runner.kernels.ops import Fp8Operators, HeadShape, Operators
+from octavo_engine.runner.kernels.triton import attention, cache, fp8, fp8_products, gemv, norm, rope
 
 
 def triton_operators(device: torch.device, shape: HeadShape) -> Operators:
@@ -21,4 +21,17 @@ def triton_operators(device: torch.device, shape: HeadShape) -> Operators:
         planner.plan,
         attention.paged_attention,
         cache.copy_blocks,
+        _fp8_operators(device),
+    )
+
+
+def _fp8_operators(device: torch.device) -> Fp8Operators:
+    products = fp8_products.Products(device)
+    return Fp8Operators(
+        fp8.quantize,
+        norm.rms_norm_fp8,
+        norm.add_rms_norm_fp8,
+        products.linear,
+        products.gated,
+        products.gated_quantized,
     )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from octavo_engine.runner.kernels import attention as reference
+from octavo_engine.runner.kernels.fp8 import FP8
 from octavo_engine.runner.kernels.ops import HeadShape
 from octavo_engine.runner.kernels.triton.attention import paged_attention, plan_attention
 from octavo_engine.runner.kernels.triton.decode import DecodeScratch, paged_decode
@@ -27,6 +28,7 @@ class Case:
     window: int | None = None
     soft_cap: float | None = None
     dtype: torch.dtype = torch.float32
+    scales: tuple[float, float] | None = None  # of keys and values in FP8
 
     @property
     def decodes(self) -> int:
@@ -55,14 +57,17 @@ def batch(case: Case, device: torch.device) -> Batch:
         n * width * case.block_size,
     )
     q = torch.randn(sum(case.query_lens), case.heads, case.dim, device=device).to(case.dtype)
-    return Batch(q, torch.randn(shape, device=device).to(case.dtype), layout)
+    caches = torch.randn(shape, device=device)
+    return Batch(q, caches.to(case.dtype if case.scales is None else FP8), layout)
 
 
 def dense(case: Case, given: Batch) -> Tensor:
     parts, start = [], 0
     for i, (context, queries) in enumerate(zip(case.context_lens, case.query_lens, strict=True)):
         blocks = torch.from_numpy(given.layout.block_tables[i].astype(np.int64)).to(given.q.device)
-        k, v = given.caches[:, blocks].flatten(1, 2)[:, :context].double()
+        k, v = (cache[blocks].flatten(0, 1)[:context] for cache in given.caches.double())
+        if case.scales is not None:
+            k, v = k * case.scales[0], v * case.scales[1]
         share = case.heads // case.kv_heads
         k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
         q = given.q[start : start + queries].double()
@@ -92,7 +97,10 @@ def check(case: Case, device: torch.device, programs: int | None = None, pieces:
         soft_cap=case.soft_cap,
         prefill_scratch=chunks,
     )
-    found = paged_attention(given.q, given.caches[0], given.caches[1], plan, case.dim**-0.5)
+    k_scale, v_scale = case.scales or (1.0, 1.0)
+    found = paged_attention(
+        given.q, given.caches[0], given.caches[1], plan, case.dim**-0.5 * k_scale, v_scale
+    )
     wanted = dense(case, given)
     error = ((found.double() - wanted).norm() / wanted.norm()).item()
     assert error < {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}[case.dtype]
@@ -245,6 +253,24 @@ def test_short_chunks_after_long_prefixes(
     check(case, device)
 
 
+@pytest.mark.parametrize("programs", [1, 12])
+@pytest.mark.parametrize(("window", "soft_cap"), [(None, None), (40, 5.0)])
+def test_a_cache_in_fp8_is_read_with_its_scales(
+    window: int | None, soft_cap: float | None, programs: int, device: torch.device
+) -> None:
+    more = {"window": window, "soft_cap": soft_cap, "scales": (0.5, 3.0)}
+    check(Case(9, 3, 80, context_lens=(90, 7), query_lens=(1, 1), **more), device, programs)
+    check(Case(context_lens=(33, 60), query_lens=(1, 50), dtype=torch.bfloat16, **more), device, programs)
+
+
+def test_the_reference_reads_a_cache_in_fp8(device: torch.device) -> None:
+    case = Case(9, 3, context_lens=(1, 77, 30), query_lens=(1, 1, 30), scales=(0.5, 3.0))
+    given = batch(case, device)
+    plan = reference.plan_attention(given.layout, None, device)
+    found = reference.paged_attention(given.q, *given.caches, plan, case.dim**-0.5 * 0.5, 3.0)
+    torch.testing.assert_close(found.double(), dense(case, given), atol=1e-4, rtol=1e-4)
+
+
 MIXED = (1, 17, 700, 1500, 33, 300, 1000), (1, 1, 1, 1, 33, 100, 257)
 
 
@@ -253,6 +279,21 @@ MIXED = (1, 17, 700, 1500, 33, 300, 1000), (1, 1, 1, 1, 33, 100, 257)
 @pytest.mark.parametrize("dim", [64, 80, 96, 128, 256])
 def test_mixed_batches_of_all_heads(dim: int, heads: tuple[int, int], device: torch.device) -> None:
     check(Case(*heads, dim, 16, *MIXED, dtype=torch.bfloat16), device)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("dim", [64, 80, 96, 128, 256])
+def test_mixed_batches_over_a_cache_in_fp8(dim: int, dtype: torch.dtype, device: torch.device) -> None:
+    check(Case(32, 8, dim, 16, *MIXED, dtype=dtype, scales=(0.5, 2.0)), device)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows", [1, 8, 64, 256])
+def test_decodes_of_real_sizes_over_a_cache_in_fp8(rows: int, device: torch.device) -> None:
+    lens = tuple(int(n) for n in np.random.default_rng(rows).integers(1, 3000, rows))
+    shape = {"context_lens": lens, "query_lens": (1,) * rows}
+    check(Case(32, 8, 128, **shape, dtype=torch.bfloat16, scales=(1.0, 1.0)), device)
 
 
 @pytest.mark.gpu

@@ -31,14 +31,15 @@ def test_a_negative_slot_is_skipped(device: torch.device) -> None:
     assert cache[:, 0, 3].eq(1).all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("block_size", [16, 32])
-def test_blocks_are_copied_in_all_layers(block_size: int, device: torch.device) -> None:
-    found = torch.randn(2, 2, 7, block_size, 3, 64, device=device)
+def test_blocks_are_copied_in_all_layers(block_size: int, dtype: torch.dtype, device: torch.device) -> None:
+    found = torch.randn(2, 2, 7, block_size, 3, 64, device=device).to(dtype)
     wanted = found.clone()
     sources, targets = torch.tensor([0, 5, 0], device=device), torch.tensor([3, 1, 2], device=device)
     reference.copy_blocks(wanted, wanted, sources, targets)
     copy_blocks(found, found, sources, targets)
-    assert torch.equal(found, wanted)
+    assert torch.equal(found.float(), wanted.float())
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
@@ -49,16 +50,18 @@ def test_runs_are_the_pairs_in_order(pairs: list[tuple[int, int]]) -> None:
 
 
 @pytest.mark.gpu
-def test_blocks_swapped_out_and_in_again_are_the_same(device: torch.device) -> None:
-    cache = torch.randn(4, 2, 32, 16, 8, 128, dtype=torch.bfloat16, device=device)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_blocks_swapped_out_and_in_again_are_the_same(dtype: torch.dtype, device: torch.device) -> None:
+    cache = torch.randn(4, 2, 32, 16, 8, 128, device=device).to(dtype)
     wanted = cache.clone()
-    swapper = BlockSwapper(cache, torch.zeros(4, 2, 20, 16, 8, 128, dtype=torch.bfloat16).pin_memory())
+    swapper = BlockSwapper(cache, torch.zeros(4, 2, 20, 16, 8, 128, dtype=dtype).pin_memory())
     swapper.swap_out([(3, 0), (4, 1), (5, 2), (30, 9)])
     swapper.join()
-    cache[:, :, [3, 4, 5, 30]] = 0
+    for block in (3, 4, 5, 30):
+        cache[:, :, block] = torch.zeros((), device=device).to(dtype)
     swapper.swap_in([(0, 3), (1, 4), (2, 5), (9, 30)])
     swapper.join()
-    assert torch.equal(cache, wanted)
+    assert torch.equal(cache.float(), wanted.float())
 
 
 @pytest.mark.gpu

@@ -3,7 +3,9 @@ import torch
 from torch import Tensor
 
 from octavo_engine.runner.kernels.cache import write_kv
+from octavo_engine.runner.kernels.fp8 import FP8
 from octavo_engine.runner.kernels.norm import rms_norm
+from octavo_engine.runner.kernels.ops import torch_operators
 from octavo_engine.runner.kernels.rope import apply_rope
 from octavo_engine.runner.kernels.triton.rope import rope_and_cache
 
@@ -60,6 +62,33 @@ def test_a_negative_slot_writes_nothing(device: torch.device) -> None:
     qkv, cos, sin, caches, slots = case((4, 2, 64), torch.float32, device)
     rope_and_cache(qkv, cos, sin, caches[0], caches[1], torch.full_like(slots, -1))
     assert not caches.any()
+
+
+def check_fp8(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, tokens: int = 5) -> None:
+    """Stored is what the reference stores, but for numbers that may be rounded to either neighbour."""
+    qkv, cos, sin, caches, slots = case(shape, dtype, device, tokens)
+    qkv[0, -1, 0] = 1000.0  # too large for e4m3
+    found, wanted = caches.to(FP8), caches.to(FP8)
+    scales = {"k_scale": 0.25, "v_scale": 2.0}
+    rope_and_cache(qkv, cos, sin, found[0], found[1], slots, **scales)
+    torch_operators(device).rope_and_cache(qkv, cos, sin, wanted[0], wanted[1], slots, **scales)
+    torch.testing.assert_close(found.float(), wanted.float(), rtol=0.14, atol=2**-8)
+    assert (found.float() - wanted.float()).norm() < 0.05 * wanted.float().norm()
+    assert found.float().max() == 448.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(9, 3, 64), (4, 4, 80)])
+def test_a_cache_in_fp8_takes_scaled_numbers(
+    shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+) -> None:
+    check_fp8(shape, dtype, device)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tokens", [1, 256, 3000])
+def test_a_cache_in_fp8_of_real_sizes(tokens: int, device: torch.device) -> None:
+    check_fp8((32, 8, 128), torch.bfloat16, device, tokens)
 
 
 def test_tokens_may_lie_apart(device: torch.device) -> None:
