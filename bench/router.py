@@ -1,7 +1,8 @@
 """Measures the router on one core; load and pods run on another (bench/router_load.c).
 
-    python bench/router.py [--runs 3] [--seconds 5] [--only FIGURE ...] [--keep]
+    python bench/router.py [--runs 3] [--seconds 5] [--only FIGURE ...] [--peers] [--keep]
 
+With --peers each run measures nginx, sglang-router and vllm-router beside this router, one after the other.
 Prints the medians; --keep writes them to bench/results/router.json. Needs cc and two cores, otherwise idle.
 """
 
@@ -18,7 +19,6 @@ import resource
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -27,6 +27,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import psutil
+
+from router_subjects import LEAST_LOAD, OCTAVO, Place, Subject, peers
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "router.json"
@@ -97,9 +99,18 @@ class Bench:
 
     def run(self, workload: str, amount: float = 0, *, direct: bool = False) -> Figures:
         """One run of a workload; `direct`: at a pod, without the router. Adds the router's CPU time, in s."""
-        before = sum(self._router.cpu_times()[:2])
+        before = self._cpu_s()
         found = self._load.run(workload, self._pods if direct else self._port, self._seconds, amount)
-        return found | {"cpu_s": sum(self._router.cpu_times()[:2]) - before}
+        return found | {"cpu_s": self._cpu_s() - before}
+
+    def _processes(self) -> list[psutil.Process]:
+        return [self._router, *self._router.children(recursive=True)]
+
+    def _cpu_s(self) -> float:
+        return sum(sum(process.cpu_times()[:2]) for process in self._processes())
+
+    def _rss(self) -> int:
+        return sum(process.memory_info().rss for process in self._processes())
 
     def cpu_us(self, workload: str, amount: float = 0) -> float:
         """CPU time of the router for each answer or chunk: steadier than a rate on a shared machine."""
@@ -124,9 +135,9 @@ class Bench:
 
     def kb_per_stream(self) -> float:
         """The router's memory for an open stream, in KB, over that of its start."""
-        before = self._router.memory_info().rss
+        before = self._rss()
         self.run("hold", HELD)
-        return (self._router.memory_info().rss - before) / 1024 / HELD
+        return (self._rss() - before) / 1024 / HELD
 
     def slowest_cancel(self) -> float:
         """The worse p99 of the two: before the first byte, and in mid-stream."""
@@ -135,9 +146,9 @@ class Bench:
     def growth_over_distinct(self) -> float:
         """MB by which the router grows over DISTINCT requests after DISTINCT others, all prompts new."""
         self.run("distinct", DISTINCT)
-        before = self._router.memory_info().rss
+        before = self._rss()
         self.run("distinct", DISTINCT)
-        return (self._router.memory_info().rss - before) / 2**20
+        return (self._rss() - before) / 2**20
 
 
 MEASURES: dict[str, tuple[str, Callable[[Bench], float]]] = {
@@ -157,43 +168,43 @@ MEASURES: dict[str, tuple[str, Callable[[Bench], float]]] = {
 
 
 @contextlib.contextmanager
-def running(seconds: float) -> Iterator[Bench]:
+def running(subject: Subject, seconds: float) -> Iterator[Bench]:
     """A fresh router on core 0, with PODS static pods."""
     first = free_ports(2 + PODS)
     urls = [f"http://127.0.0.1:{first + 2 + number}" for number in range(PODS)]
     with tempfile.TemporaryDirectory() as folder:
-        models = Path(folder) / "models.yaml"
-        models.write_text(json.dumps({"models": {"bench": {"urls": urls}}}))
-        ports = {"OCTAVO_HOST": "127.0.0.1", "OCTAVO_PORT": str(first), "OCTAVO_ADMIN_PORT": str(first + 1)}
-        command = ["taskset", "-c", "0", sys.executable, "-m", "octavo_router", "--static", str(models)]
-        path = os.pathsep.join([str(ROOT / "router"), os.environ.get("PYTHONPATH", "")])
-        settings = ports | {"OCTAVO_LOG_LEVEL": "error", "PYTHONPATH": path}
+        place = Place(first, first + 1, urls, Path(folder))
         load = Load(first + 2)
-        router = psutil.Popen(command, env=os.environ | settings)
+        command = ["taskset", "-c", "0", *subject.command(place)]
+        out = None if subject is OCTAVO else subprocess.DEVNULL
+        router = psutil.Popen(command, env=os.environ | subject.environ(place), stdout=out, stderr=out)
         try:
-            wait_ready(first + 1)
+            wait_ready(subject.ready(place))
             yield Bench(seconds, router, load, first)
         finally:
             load.stop()
-            router.kill()
+            for process in [*router.children(recursive=True), router]:
+                process.kill()
             router.wait()
 
 
-def wait_ready(admin_port: int) -> None:
-    end = time.monotonic() + 20
+def wait_ready(url: str) -> None:
+    end = time.monotonic() + 60
     while time.monotonic() < end:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{admin_port}/readyz"):
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
             return
         time.sleep(0.05)
-    raise TimeoutError("the router is not ready after 20 s")
+    raise TimeoutError(f"{url} does not answer with 200 after 60 s")
 
 
 def conditions(runs: int, seconds: float) -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
     parts = ", ".join(f"{name} {version(name)}" for name in ("uvloop", "httptools", "msgspec"))
-    layout = f"loopback, {PODS} pods, router on one core, load and pods on another"
-    work = f"1 KB bodies, 64 clients, chunks of 250 bytes; median of {runs} runs of {seconds:g} s"
+    layout = f"loopback, {PODS} pods, router on one core, load and pods (in C) on another"
+    work = (
+        f"policy prefix, 1 KB bodies, 64 clients, chunks of 250 bytes; median of {runs} runs of {seconds:g} s"
+    )
     return f"{cpu}; Python {platform.python_version()}, {parts}; {layout}; {work}"
 
 
@@ -204,21 +215,28 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES))
+    parser.add_argument("--peers", action="store_true")
     parser.add_argument("--keep", action="store_true")
     arguments = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    subjects = [OCTAVO, *([LEAST_LOAD, *peers()] if arguments.peers else [])]
     rows = []
     for figure in arguments.only:
         unit, measure = MEASURES[figure]
-        values = []
+        values: dict[str, list[float]] = {subject.name: [] for subject in subjects}
         for _ in range(arguments.runs):
-            with running(arguments.seconds) as bench:
-                values.append(measure(bench))
-        value = statistics.median(values)
-        print(f"{figure:34} {value:12,.2f} {unit:9} of {', '.join(f'{v:,.2f}' for v in values)}", flush=True)
-        shown = {"figure": figure, "value": round(value, 3), "unit": unit}
-        rows.append(shown | {"conditions": conditions(arguments.runs, arguments.seconds)})
+            for subject in subjects:
+                with running(subject, arguments.seconds) as bench:
+                    values[subject.name].append(measure(bench))
+        for name, found in values.items():
+            value = statistics.median(found)
+            shown = figure if name == OCTAVO.name else f"{name}: {figure}"
+            print(
+                f"{shown:60} {value:12,.2f} {unit:9} of {', '.join(f'{v:,.2f}' for v in found)}", flush=True
+            )
+            row = {"figure": shown, "value": round(value, 3), "unit": unit}
+            rows.append(row | {"conditions": conditions(arguments.runs, arguments.seconds)})
     if arguments.keep:
         measured = {row["figure"] for row in rows}
         former = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
