@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 from contextlib import AsyncExitStack
@@ -170,6 +171,7 @@ def main(arguments: list[str]) -> None:
     parts = [each for each in arguments if each != "--small"] or list(PARTS)
     if unknown := set(parts) - set(PARTS):
         raise SystemExit(f"unknown part {', '.join(sorted(unknown))}: choose among {', '.join(PARTS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the API server and etcd are ended too
     rows = asyncio.run(measure(parts, small))
     if not small:
         keep(rows)

@@ -57,10 +57,14 @@ class Controller:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.cluster.run())
             await self.cluster.synced()
-            group.create_task(self._download_watch.run())
+            group.create_task(self._watch_downloads())
             for _ in range(self._workers):
                 group.create_task(self._worker())
             self.started.set()
+
+    async def _watch_downloads(self) -> None:
+        await self._election.won.wait()
+        await self._download_watch.run()
 
     async def _worker(self) -> None:
         await self._election.won.wait()

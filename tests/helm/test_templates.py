@@ -27,18 +27,18 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "without the router": ("router.enabled=false",),
 }
 READ = {"get", "list", "watch"}
-WRITE = {*READ, "create", "patch", "delete"}
+CHILD = {"get", "watch", "create", "patch"}
 ALLOWED: dict[str, dict[str, set[str]]] = {
     "octavo-operator": {
         "octavo.dev/llmdeployments": READ,
         "octavo.dev/llmdeployments/status": {"patch"},
         "octavo.dev/llmdeployments/finalizers": {"update"},
-        "apps/deployments": WRITE,
-        "/services": WRITE,
-        "/serviceaccounts": WRITE,
-        "autoscaling/horizontalpodautoscalers": WRITE,
-        "policy/poddisruptionbudgets": WRITE,
-        "/pods": READ,
+        "apps/deployments": CHILD,
+        "/services": CHILD,
+        "/serviceaccounts": {*CHILD, "delete"},
+        "autoscaling/horizontalpodautoscalers": {*CHILD, "delete"},
+        "policy/poddisruptionbudgets": CHILD,
+        "/pods": {"watch"},
         "/events": {"create", "patch"},
     },
     "octavo-operator-certificate": {"/secrets": {"create", "get", "patch"}},
@@ -48,7 +48,10 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "custom.metrics.k8s.io/pods/octavo_kv_cache_usage_ratio": {"get"},
         "custom.metrics.k8s.io/pods/octavo_num_requests_waiting": {"get"},
     },
-    "octavo-router": {"octavo.dev/llmdeployments": READ, "discovery.k8s.io/endpointslices": READ},
+    "octavo-router": {
+        "octavo.dev/llmdeployments": {"list", "watch"},
+        "discovery.k8s.io/endpointslices": {"list", "watch"},
+    },
     "octavo-llmdeployments-view": {
         f"octavo.dev/llmdeployments{part}": READ for part in ("", "/status", "/scale")
     },
