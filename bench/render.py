@@ -62,24 +62,38 @@ def read_results(folder: Path = ROOT / "results") -> dict[str, list[Measured]]:
     }
 
 
-def aim_row(aim: Aim, found: Measured | None) -> str:
+def split_peers(results: list[Measured]) -> tuple[list[Measured], dict[str, str]]:
+    """Own figures, and what peers reached in the same run, which is named `PEER: FIGURE`, by figure."""
+    own, peers = [], {}
+    for found in results:
+        name, colon, figure = found.figure.rpartition(": ")
+        if colon:
+            shown = f"{found.value:,.4g} {name}, same run"
+            peers[figure] = f"{peers[figure]}; {shown}" if figure in peers else shown
+        else:
+            own.append(found)
+    return own, peers
+
+
+def aim_row(aim: Aim, found: Measured | None, peer: str) -> str:
     sign = "<=" if aim.better == "lower" else ">="
     shown = "not measured yet" if found is None else f"{found.value:,.4g} {found.unit}"
     verdict = "" if found is None else ("met" if aim.met_by(found.value) else "**missed**")
-    return f"| {aim.figure} | {shown} | {sign} {aim.aim} {aim.unit} | {aim.peer or '-'} | {verdict} |"
+    return f"| {aim.figure} | {shown} | {sign} {aim.aim} {aim.unit} | {peer or aim.peer or '-'} | {verdict} |"
 
 
-def other_row(found: Measured) -> str:
-    return f"| {found.figure} | {found.value:,.4g} {found.unit} | - | - | |"
+def other_row(found: Measured, peer: str) -> str:
+    return f"| {found.figure} | {found.value:,.4g} {found.unit} | - | {peer or '-'} | |"
 
 
 def table(group: str, aims: list[Aim], results: list[Measured]) -> list[str]:
     """One group's section: rows that have an aim first, then the others, then the conditions."""
-    by_name = {r.figure: r for r in results}
+    own, peers = split_peers(results)
+    by_name = {r.figure: r for r in own}
     aimed = {a.figure for a in aims}
     lines = [f"### {group}", "", "| figure | measured | aim | peer | |", "|---|---|---|---|---|"]
-    lines += [aim_row(a, by_name.get(a.figure)) for a in aims]
-    lines += [other_row(r) for r in results if r.figure not in aimed]
+    lines += [aim_row(a, by_name.get(a.figure), peers.get(a.figure, "")) for a in aims]
+    lines += [other_row(r, peers.get(r.figure, "")) for r in own if r.figure not in aimed]
     conditions = dict.fromkeys(r.conditions for r in results)
     lines += ["", *(f"Measured: {c}" + "\n" for c in conditions)]
     return lines

@@ -132,7 +132,7 @@ def rows_of(part: str, found: Found) -> list[dict[str, Any]]:
     )
     return [
         {
-            "figure": figure if name == OURS else f"{figure} ({name})",
+            "figure": figure if name == OURS else f"{name}: {figure}",
             "value": round(value, 2),
             "unit": unit,
             "conditions": conditions,

@@ -36,6 +36,7 @@ class Scraper:
         self._telemetry = telemetry
         self._port = port
         self._session: aiohttp.ClientSession | None = None
+        self.started = asyncio.Event()
         self._interest: dict[Key, float] = {}  # when a resource's pods were last asked for, monotonic
         self._tried: dict[PodName, float] = {}
 
@@ -44,6 +45,7 @@ class Scraper:
         connector = aiohttp.TCPConnector(limit=AT_ONCE)
         async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT) as session:
             self._session = session
+            self.started.set()
             while True:
                 begun = time.monotonic()
                 await self.round()

@@ -177,6 +177,28 @@ def test_a_certificate_of_the_front_proxys_authority_speaks_for_others(
     assert direct(kube, served, path, certificate=certificate, headers=nobody).status_code == 403
 
 
+def test_the_standby_answers_too_and_registers_nothing(
+    kube: Any, served: Any, pods: str, new_operator: Any, engine_port: int
+) -> None:
+    standby = new_operator(OCTAVO_ENGINE_PORT=str(engine_port), OCTAVO_METRICS_API="true")
+    pki = Path(kube.kubeconfig).parent / "pki"
+    certificate = (pki / "front-proxy-client.crt", pki / "front-proxy-client.key")
+    boss = {"X-Remote-User": "boss", "X-Remote-Group": "system:masters"}
+    path = f"/namespaces/{pods}/pods/*/octavo_num_requests_waiting"
+    kube.wait("its port", lambda: listens(kube, standby))
+    first = direct(kube, standby, path, certificate=certificate, headers=boss)
+    assert [item["value"] for item in first.json()["items"]] == ["7"]
+    assert (standby.metric("octavo_operator_leader"), standby.writes) == (0, 1)  # an access review
+    assert standby.stop() == 0
+
+
+def listens(kube: Any, operator: Any) -> bool:
+    try:
+        return direct(kube, operator, "").status_code == 401
+    except httpx.HTTPError:
+        return False
+
+
 def test_unknown_metrics_and_wrong_selectors_are_told(kube: Any, served: Any, pods: str) -> None:
     base = f"/apis/custom.metrics.k8s.io/v1beta2/namespaces/{pods}/pods/*/"
     kube.wait("values", lambda: values(kube, pods, "v1beta2", "octavo_num_requests_waiting"))
