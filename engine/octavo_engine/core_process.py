@@ -12,6 +12,7 @@ Several API processes have a pair of sockets each; the process that started the 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
@@ -36,18 +37,20 @@ from octavo_engine.messages import (
     CoreRequest,
     EngineStats,
     Fatal,
+    GroupRunner,
     Heartbeat,
     Runner,
     StepOutputs,
 )
 
-MODEL_RUNNER = "octavo_engine.runner.model_runner:ModelRunner"
+MODEL_RUNNER = "octavo_engine.runner.start:runner_for"
 _HEARTBEAT_SECONDS = 1.0
 _LINGER_MS = 2000  # how long an ending process waits for its last words to be read
+_LAST_WORDS_SECONDS = 1.0  # the same, where it ends with a thread that hangs
 
 
 class CoreSpec(msgspec.Struct, frozen=True):
-    """What a core process is started with. ``runner`` is ``module:class``, called with the config."""
+    """What a core process is started with. ``runner``: ``module:name`` of what makes one from a config."""
 
     config: EngineConfig
     clients: list[ClientAddress]
@@ -147,7 +150,10 @@ def _serve(
     requests: zmq.Socket[bytes],
     clients: FanOut,
 ) -> None:
-    core = EngineCore(spec.config, _load_runner(spec))
+    runner = _load_runner(spec)
+    if isinstance(runner, GroupRunner):
+        runner.on_failure(lambda error: _end_now(error, context, spec.clients))
+    core = EngineCore(spec.config, runner)
     ready = core.start()
     gc.collect()
     gc.freeze()  # what start-up made lives for ever; collections need not walk it
@@ -160,6 +166,16 @@ def _serve(
     finally:
         heart.stop()
         core.shutdown()
+
+
+def _end_now(
+    error: EngineError, context: zmq.Context[zmq.Socket[bytes]], clients: list[ClientAddress]
+) -> None:
+    """End from another thread: the main one may wait in torch, without end, for a rank that is lost."""
+    with contextlib.suppress(zmq.ZMQError):  # the main thread was not stuck, and says the same
+        FanOut(context, clients).tell_all(Fatal(str(error)))
+    time.sleep(_LAST_WORDS_SECONDS)  # the context may not be closed under the main thread's feet
+    os._exit(error.exit_code)
 
 
 def _load_runner(spec: CoreSpec) -> Runner:
@@ -184,4 +200,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # torch's own way out may wait for ranks that are gone

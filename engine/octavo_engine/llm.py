@@ -52,10 +52,10 @@ class LLM:
     def __init__(
         self, model: str = EMBEDDED_MODEL, *, tokenizer: str | None = None, **settings: object
     ) -> None:
-        from octavo_engine.runner.model_runner import ModelRunner  # brings torch
+        from octavo_engine.runner.start import runner_for
 
         config = config_of(model, settings)
-        self._open(config, ModelRunner(config), load_tokenizer(tokenizer or config.model.source))
+        self._open(config, runner_for(config), load_tokenizer(tokenizer or config.model.source))
 
     @classmethod
     def on(cls, runner: Runner, config: EngineConfig, tokenizer: Tokenizer) -> LLM:

@@ -6,10 +6,12 @@ rank, is told only the difference a step makes; it keeps one row per live sequen
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Callable
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
+from octavo_engine.errors import EngineError
 from octavo_engine.sampling_params import SamplingParams
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -239,3 +241,12 @@ class Runner(Protocol):
     def launch(self, step: StepInput) -> None: ...
     def collect(self) -> StepResult: ...
     def shutdown(self) -> None: ...
+
+
+@runtime_checkable
+class GroupRunner(Runner, Protocol):
+    """A runner over several processes, which may lose one of them while the engine's thread waits for it."""
+
+    def on_failure(self, tell: Callable[[EngineError], None]) -> None:
+        """``tell`` is called once, from another thread, when the runner can never answer again."""
+        ...

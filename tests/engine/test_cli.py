@@ -76,7 +76,12 @@ def test_the_models_generation_config_makes_defaults_unless_switched_off(
 
 REFUSALS = [
     (["serve", "--max-modl-len", "5"], "Unknown flag --max-modl-len; did you mean --max-model-len?"),
-    (["serve", "--tensor-parallel-size", "2"], "--tensor-parallel-size 2 is not built yet; only 1 is."),
+    (["serve", "--data-parallel-size", "2"], "--data-parallel-size 2 is not built yet; only 1 is."),
+    (["serve", "-tp", "0"], "--tensor-parallel-size must be at least 1, not 0."),
+    (
+        ["serve", "--pipeline-layers", "3,4,5"],
+        "--pipeline-layers 3,4,5 must name 1 numbers of at least 1",
+    ),
     (["serve", "--quantization", "awq"], "invalid choice: 'awq' (choose from"),
     (["serve", "--kv-cache-dtype", "int8"], "invalid choice: 'int8' (choose from"),
     (["serve", "--enable_lora"], "LoRA adapters are not built yet; leave out --enable-lora."),

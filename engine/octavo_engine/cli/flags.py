@@ -7,6 +7,12 @@ import difflib
 from collections.abc import Sequence
 from typing import NoReturn, get_args
 
+from octavo_engine.cli.parallel_flags import (
+    PARALLEL_LIMITS,
+    add_parallel_flags,
+    check_parallel,
+    parallel_config,
+)
 from octavo_engine.config import (
     EMBEDDED_MODEL,
     CacheConfig,
@@ -37,7 +43,6 @@ _UNBUILT = {
     "--tool-call-parser": "Tool calls are not built yet",
     "--reasoning-parser": "Reasoning parsers are not built yet",
     "--guided-decoding-backend": "Structured output is not built yet",
-    "--distributed-executor-backend": "Several workers are not built yet",
     "--enable-expert-parallel": "Mixture-of-experts models are not built yet",
     "--kv-transfer-config": "Disaggregated prefill is not built yet",
     "--cpu-offload-gb": "Offloading weights is not built yet",
@@ -51,7 +56,6 @@ _UNBUILT = {
     "--ssl-certfile": "TLS is not built yet; end it at a proxy or the cluster's gateway",
     "--config": "A file of flags is not built yet; give the flags themselves",
 }
-_ONE_FOR_NOW = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 
 
 class Parser(argparse.ArgumentParser):
@@ -112,10 +116,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     _add_model_flags(parser.add_argument_group("model"))
     _add_cache_flags(parser.add_argument_group("KV cache"))
     _add_scheduler_flags(parser.add_argument_group("scheduler"))
-    parallel = parser.add_argument_group("parallelism")
-    parallel.add_argument("--tensor-parallel-size", "-tp", type=int, default=1, help="only 1 yet")
-    parallel.add_argument("--pipeline-parallel-size", "-pp", type=int, default=1, help="only 1 yet")
-    parallel.add_argument("--data-parallel-size", "-dp", type=int, default=1, help="only 1 yet")
+    add_parallel_flags(parser.add_argument_group("parallelism"))
 
 
 def _add_model_flags(group: argparse._ArgumentGroup) -> None:
@@ -226,23 +227,22 @@ def engine_config(arguments: argparse.Namespace) -> EngineConfig:
             preemption_mode=arguments.preemption_mode,
             max_waiting=arguments.max_waiting,
         ),
+        parallel=parallel_config(arguments),
         step_timeout=arguments.step_timeout,
     )
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    for name in _ONE_FOR_NOW:
-        if getattr(arguments, name) != 1:
-            flag = "--" + name.replace("_", "-")
-            raise ConfigError(f"{flag} {getattr(arguments, name)} is not built yet; only 1 is.")
     for name in (
         "block_size",
         "max_num_seqs",
         "max_num_batched_tokens",
         "max_model_len",
         "num_gpu_blocks_override",
+        *PARALLEL_LIMITS,
     ):
         _check_range(arguments, name, 1, None)
+    check_parallel(arguments)
     _check_range(arguments, "max_waiting", 0, None)
     if arguments.max_decode_slowdown != 0:
         _check_range(arguments, "max_decode_slowdown", 1.2, None)

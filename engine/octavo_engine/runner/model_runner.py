@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,7 +19,8 @@ from octavo_engine.runner.limits import model_length
 from octavo_engine.runner.memory import blocks_that_fit, check_weights_fit, weights_do_not_fit
 from octavo_engine.runner.models.registry import build_model
 from octavo_engine.runner.out_of_memory import explained, of_allocation, of_steps
-from octavo_engine.runner.parallel.group import ParallelGroup, SoloGroup
+from octavo_engine.runner.parallel.group import SOLO, ParallelGroup
+from octavo_engine.runner.parallel.topology import FIRST_OF_ONE, Place
 from octavo_engine.runner.placement import check_fp8, choose_cache_dtype, choose_device, choose_dtype
 from octavo_engine.runner.quantization import choose_quantization
 from octavo_engine.runner.rows import RowTable
@@ -31,6 +32,20 @@ from octavo_engine.runner.weights.dummy import fill_randomly
 from octavo_engine.runner.weights.loader import load_weights
 
 
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Which rank a runner is: its ``place`` in the model, its GPU (index in this process), how many ranks
+    share this node's processors, and the ``group`` of those that share its layers."""
+
+    place: Place = FIRST_OF_ONE
+    device: int = 0
+    neighbours: int = 1
+    group: ParallelGroup = SOLO
+
+
+_ALONE = Seat()
+
+
 class ModelRunner:
     """Fulfils :class:`octavo_engine.messages.Runner` for a model on this machine.
 
@@ -38,21 +53,20 @@ class ModelRunner:
     Either way the engine schedules the next step meanwhile.
     """
 
-    def __init__(self, config: EngineConfig, rank: int = 0, group: ParallelGroup | None = None) -> None:
+    def __init__(self, config: EngineConfig, seat: Seat = _ALONE) -> None:
         self._config = config
-        self._rank = rank
-        self._group = group or SoloGroup()
+        self._seat = seat
         self._steps: Steps | None = None
 
     def load(self) -> RunnerSpec:
         """Read the weights. Raises ModelNotFound, ModelError, ConfigError or OutOfMemory."""
-        torch.set_num_threads(processors())
+        torch.set_num_threads(max(1, processors() // self._seat.neighbours))
         checkpoint = open_checkpoint(self._config.model)
         self._model_config = checkpoint.config
-        device = choose_device(self._config.model, self._rank)
+        device = choose_device(self._config.model, self._seat.device)
         dtype = choose_dtype(self._config.model, checkpoint.config.dtype, device)
         plain = LayerContext(
-            self._group,
+            self._seat.group,
             dtype,
             device,
             quantization=choose_quantization(self._config.model.quantization, checkpoint.quantization),
@@ -106,6 +120,10 @@ class ModelRunner:
         with explained(lambda: of_allocation(self._config, gpu=self._on_gpu)):
             self._steps.launch(step)
 
+    def ready(self) -> bool:
+        """Whether the oldest launched step can be collected without waiting."""
+        return self._steps is not None and self._steps.ready()
+
     def collect(self) -> StepResult:
         """The oldest launched step's result; an error of the step is raised here."""
         if self._steps is None:
@@ -115,6 +133,10 @@ class ModelRunner:
     def shutdown(self) -> None:
         if self._steps is not None:
             self._steps.shutdown()
+
+    @property
+    def on_cpu(self) -> bool:
+        return choose_device(self._config.model, self._seat.device).type == "cpu"
 
     @property
     def _on_gpu(self) -> bool:

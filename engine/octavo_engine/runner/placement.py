@@ -13,12 +13,12 @@ _FP8_CAPABILITY = (8, 9)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def choose_device(model: ModelConfig, rank: int) -> torch.device:
+def choose_device(model: ModelConfig, index: int) -> torch.device:
     if model.device == "cpu" or (model.device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ConfigError("--device cuda asks for a GPU, and torch sees none; use --device cpu or auto.")
-    return torch.device("cuda", rank)
+    return torch.device("cuda", index)
 
 
 def choose_dtype(model: ModelConfig, checkpoint_dtype: str | None, device: torch.device) -> torch.dtype:

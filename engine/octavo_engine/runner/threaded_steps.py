@@ -14,6 +14,10 @@ class Steps(Protocol):
     """How launched steps are carried out, in their order."""
 
     def launch(self, step: StepInput) -> None: ...
+    def ready(self) -> bool:
+        """Whether the oldest launched step can be collected without waiting."""
+        ...
+
     def collect(self) -> StepResult: ...
     def shutdown(self) -> None: ...
 
@@ -28,6 +32,9 @@ class ThreadedSteps:
 
     def launch(self, step: StepInput) -> None:
         self._launched.append(self._thread.submit(self.executor.run, step))
+
+    def ready(self) -> bool:
+        return self._launched[0].done()
 
     def collect(self) -> StepResult:
         return self._launched.popleft().result()

@@ -70,6 +70,12 @@ class DeviceSteps:
         else:
             self._launched.append(self._run(step, index, refused))
 
+    def ready(self) -> bool:
+        oldest = self._launched[0]
+        if oldest.result is not None or oldest.done is None:
+            return True
+        return bool(oldest.done.query())  # type: ignore[no-untyped-call]
+
     def collect(self) -> StepResult:
         return self._resolve(self._launched.popleft())
 

@@ -40,6 +40,9 @@ class SoloGroup:
         return x
 
 
+SOLO = SoloGroup()
+
+
 class DistributedGroup:
     """Collectives of ``torch.distributed`` over an initialized process group."""
 

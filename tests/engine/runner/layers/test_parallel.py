@@ -20,7 +20,7 @@ from octavo_engine.errors import ConfigError
 from octavo_engine.runner.layers.context import LayerContext
 from octavo_engine.runner.layers.embedding import VocabParallelEmbedding
 from octavo_engine.runner.layers.linear import ColumnParallelLinear, RowParallelLinear
-from octavo_engine.runner.model_runner import ModelRunner
+from octavo_engine.runner.model_runner import ModelRunner, Seat
 from octavo_engine.runner.parallel.group import SoloGroup
 from octavo_engine.runner.weights.loader import load_weights
 from octavo_engine.runner.weights.slots import Shard
@@ -156,7 +156,7 @@ def test_a_model_over_several_ranks_gives_the_logits_of_one(family: str, size: i
     def run(group: ThreadGroup | SoloGroup) -> Tensor:
         model = ModelConfig(source=str(folder), dtype="float32", device="cpu")
         runner = ModelRunner(
-            EngineConfig(model=model, cache=CacheConfig(block_size=4, num_blocks=64)), group.rank, group
+            EngineConfig(model=model, cache=CacheConfig(block_size=4, num_blocks=64)), Seat(group=group)
         )
         runner.load()
         runner.allocate(64, 0)

@@ -1,0 +1,60 @@
+"""How a rank meets the others: torch.distributed with NCCL between GPUs, gloo between CPUs."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import Store, TCPStore
+
+from octavo_engine.config import ParallelConfig
+from octavo_engine.runner.parallel.group import DistributedGroup, ParallelGroup, SoloGroup
+from octavo_engine.runner.parallel.topology import Place
+
+_OURS = {
+    # Multicast over NVLink can put a host's GPUs out of service for all who share them.
+    "NCCL_NVLS_ENABLE": "0",
+    "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+    # Who ends the engine, and with which words, is decided by the watch over all ranks.
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
+    "TORCH_NCCL_ENABLE_MONITORING": "0",
+}
+
+
+def open_store(host: str, patience: float) -> TCPStore:
+    """The store that rank 0 keeps, on a port that is free."""
+    return TCPStore(host, 0, None, True, timedelta(seconds=patience), wait_for_workers=False)
+
+
+def reach_store(host: str, port: int, patience: float) -> TCPStore:
+    return TCPStore(host, port, None, False, timedelta(seconds=patience))
+
+
+def set_environment(one_node: bool) -> None:
+    """Defaults of the libraries below, where the user has set nothing."""
+    ours = _OURS | ({"GLOO_SOCKET_IFNAME": "lo"} if one_node else {})
+    for name, value in ours.items():
+        os.environ.setdefault(name, value)
+
+
+def join(place: Place, store: Store, device: torch.device, parallel: ParallelConfig) -> ParallelGroup:
+    """The group of the ranks that share this one's layers; all ranks must join at the same time."""
+    nccl = device.type == "cuda"
+    if nccl:
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "nccl" if nccl else "gloo",
+        store=store,
+        rank=place.rank,
+        world_size=parallel.world_size,
+        timeout=timedelta(seconds=parallel.start_timeout),
+        device_id=device if nccl else None,
+    )
+    limit = timedelta(seconds=parallel.collective_timeout)
+    groups = [
+        dist.new_group(list(range(first, first + place.tensor)), timeout=limit)
+        for first in range(0, parallel.world_size, place.tensor)
+    ]
+    return SoloGroup() if place.tensor == 1 else DistributedGroup(groups[place.stage])
