@@ -27,6 +27,8 @@ class Snapshot(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def sentence(self) -> str:
+        if self.state == "done":
+            return "The model is in the cache."
         if not self.total_bytes:
             return "The model's files are being looked up."
         amount = f"{self.percent}% of {size_text(self.total_bytes)}"

@@ -1,0 +1,89 @@
+"""What a pod says of its download reaches the status, and goes with it; pods and hub are played by the test."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.apiserver
+
+NO_ROOM = "log\nThe model needs 16.1 GB more and /models has 3.2 GB free; give the cache a larger volume.\n"
+
+
+class Engine:
+    """Answers /health as a container does that downloads."""
+
+    def __init__(self) -> None:
+        self.told = {"downloadedBytes": 0, "totalBytes": 0, "file": ""}
+        engine = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = json.dumps({"status": "downloading", "message": "", "download": engine.told}).encode()
+                self.send_response(503)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                """Nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    found = Engine()
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+
+
+def fetching(**state: Any) -> dict[str, Any]:
+    status = {"name": "fetch", "image": "e", "imageID": "", "ready": False, "restartCount": 0, **state}
+    address = {"podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}
+    return {"phase": "Pending", **address, "initContainerStatuses": [status]}
+
+
+def test_a_download_from_its_begin_to_its_end(
+    kube: Any, new_operator: Any, body: Any, engine: Engine
+) -> None:
+    new_operator(OCTAVO_ENGINE_PORT=str(engine.server.server_port))
+    namespace = kube.namespace()
+    kube.create("LLMDeployment", body(namespace, model={"source": "hf://org/m"})).raise_for_status()
+    kube.wait_reason(namespace, "smollm2", "Loading")
+    template = kube.get("Deployment", namespace, "smollm2")["spec"]["template"]
+    assert [c["name"] for c in template["spec"]["initContainers"]] == ["fetch"]
+    kube.wait("the account", lambda: kube.get("ServiceAccount", namespace, "smollm2"))
+    pod = {
+        "metadata": {"name": "p", "namespace": namespace, **template["metadata"]},
+        "spec": template["spec"],
+    }
+    kube.create("Pod", pod).raise_for_status()
+
+    def shown() -> dict[str, Any]:
+        found: dict[str, Any] = kube.get("LLMDeployment", namespace, "smollm2")["status"]
+        return found
+
+    engine.told = {"downloadedBytes": 42, "totalBytes": 100, "file": "a.safetensors"}
+    kube.patch(
+        "Pod", namespace, "p", {"status": fetching(state={"running": {}})}, "/status"
+    ).raise_for_status()
+    told = kube.wait_reason(namespace, "smollm2", "Downloading")
+    assert told["Ready"]["message"] == "the model is being downloaded: 42% of 100 B, a.safetensors"
+    assert told["Reconciling"]["status"] == "True"
+    assert shown()["download"] == {**engine.told, "percent": 42, "progress": "42% of 100 B"}
+
+    engine.told = {"downloadedBytes": 77, "totalBytes": 100, "file": "b.safetensors"}
+    kube.wait("the next figure", lambda: shown()["download"]["percent"] == 77)
+
+    ended = {"terminated": {"exitCode": 2, "message": NO_ROOM}}
+    kube.patch("Pod", namespace, "p", {"status": fetching(state=ended)}, "/status").raise_for_status()
+    told = kube.wait_reason(namespace, "smollm2", "DownloadRefused")
+    assert told["Stalled"]["status"] == "True"
+    assert told["Stalled"]["message"] == NO_ROOM.splitlines()[-1]
+    assert "download" not in shown()
