@@ -1,4 +1,4 @@
-"""What a pod says of its download reaches the status, and goes with it; pods and hub are played by the test."""
+"""What a pod says of its download reaches the status, and goes with it; the test plays pod and hub."""
 
 import json
 import threading
