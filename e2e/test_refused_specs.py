@@ -26,7 +26,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a model of nobody": ({"model": {"source": "hf://model"}}, "'hf://model' must be hf://OWNER/NAME"),
     "two caches": (
         {"model": {"source": "hf://org/model", "cache": {"claimName": "a", "hostPath": "/b"}}},
-        "model.cache is either claimName or hostPath",
+        "model.cache is one of size, claimName and hostPath",
     ),
     "a model from nowhere": ({"model": {"source": "llama"}}, "model.source 'llama' has no known scheme"),
     "more ranks than GPUs": (

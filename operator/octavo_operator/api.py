@@ -15,10 +15,16 @@ class Part(msgspec.Struct, rename="camel", kw_only=True, frozen=True, omit_defau
 
 
 class Cache(Part, frozen=True):
-    """Where a downloaded model is kept: a claim, a folder of each node, or (neither) a folder of each pod."""
+    """Where a downloaded model is kept: a claim, a folder of each node, or (neither) a folder of each pod.
+
+    With `size` the claim is made, of that class and access mode, and goes with the resource.
+    """
 
     claim_name: str | None = None
     host_path: str | None = None
+    size: int | str | None = None
+    storage_class_name: str | None = None
+    access_mode: str = "ReadWriteMany"
 
 
 class Model(Part, frozen=True):

@@ -36,6 +36,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "apps/deployments": CHILD,
         "/services": CHILD,
         "/serviceaccounts": {*CHILD, "delete"},
+        "/persistentvolumeclaims": {*CHILD, "delete"},
         "autoscaling/horizontalpodautoscalers": {*CHILD, "delete"},
         "policy/poddisruptionbudgets": CHILD,
         "/pods": {"watch"},

@@ -17,7 +17,7 @@
   resources: [services]
   verbs: [get, watch, create, patch]
 - apiGroups: [""]
-  resources: [serviceaccounts]
+  resources: [serviceaccounts, persistentvolumeclaims]
   verbs: [get, watch, create, patch, delete]
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]

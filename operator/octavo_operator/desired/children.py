@@ -2,6 +2,7 @@
 
 from octavo_operator.api import LLMDeployment
 from octavo_operator.desired.autoscaler import autoscaler
+from octavo_operator.desired.cache_claim import cache_claim
 from octavo_operator.desired.deployment import deployment
 from octavo_operator.desired.disruption_budget import disruption_budget
 from octavo_operator.desired.meta import Defaults, Manifest
@@ -17,4 +18,6 @@ def children(llmd: LLMDeployment, defaults: Defaults) -> list[Manifest]:
         wanted.append(service_account(llmd))
     if llmd.spec.autoscaling:
         wanted.append(autoscaler(llmd, llmd.spec.autoscaling))
+    if claim := cache_claim(llmd, defaults.image_volumes):
+        wanted.append(claim)
     return wanted

@@ -72,7 +72,7 @@ def pod_spec(llmd: LLMDeployment, defaults: Defaults, overlay: PodTemplate) -> M
         },
         **({"initContainers": [fetch_container(spec.model, common)]} if fetched else {}),
         "containers": [container(llmd, defaults, common)],
-        "volumes": [*own_volumes(spec, defaults), *overlay.volumes],
+        "volumes": [*own_volumes(llmd, defaults), *overlay.volumes],
         **({"imagePullSecrets": pull_secrets} if pull_secrets else {}),
         **placement(spec.scheduling, llmd.metadata.name),
     }
@@ -80,7 +80,7 @@ def pod_spec(llmd: LLMDeployment, defaults: Defaults, overlay: PodTemplate) -> M
 
 def container(llmd: LLMDeployment, defaults: Defaults, common: Manifest) -> Manifest:
     spec = llmd.spec
-    has_models = model_volume(spec.model, defaults.image_volumes) is not None
+    has_models = model_volume(spec.model, llmd.metadata.name, defaults.image_volumes) is not None
     models = [{"name": "models", "mountPath": MODELS_PATH, "readOnly": True}] if has_models else []
     return {
         **common,
@@ -137,12 +137,12 @@ def resources(wanted: Resources) -> Manifest:
     return {name: part for name, part in (("requests", given), ("limits", limits)) if part}
 
 
-def own_volumes(spec: Spec, defaults: Defaults) -> list[Manifest]:
+def own_volumes(llmd: LLMDeployment, defaults: Defaults) -> list[Manifest]:
     volumes: list[Manifest] = [
         {"name": "tmp", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
     ]
-    if models := model_volume(spec.model, defaults.image_volumes):
+    if models := model_volume(llmd.spec.model, llmd.metadata.name, defaults.image_volumes):
         volumes.append({"name": "models", **models})
     return volumes
 

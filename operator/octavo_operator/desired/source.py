@@ -36,20 +36,21 @@ def link_name(model: Model) -> str:
     return hashlib.sha256(f"{model.source}\n{model.endpoint or ''}".encode()).hexdigest()[:16]
 
 
-def model_volume(model: Model, image_volumes: bool) -> Manifest | None:
-    """What is mounted at MODELS_PATH; None when the files are in the engine's image."""
+def model_volume(model: Model, name: str, image_volumes: bool) -> Manifest | None:
+    """What is mounted at MODELS_PATH for a resource of that name; None when the image has the files."""
     if model.source.startswith("pvc://"):
         claim = model.source.removeprefix("pvc://").split("/")[0]
         return {"persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
     if is_image(model, image_volumes):
         reference = model.source.removeprefix("oci://").partition("#")[0]
         return {"image": {"reference": reference}}
-    return cache_volume(model.cache or Cache()) if is_downloaded(model, image_volumes) else None
+    return cache_volume(model.cache or Cache(), name) if is_downloaded(model, image_volumes) else None
 
 
-def cache_volume(cache: Cache) -> Manifest:
-    if cache.claim_name:
-        return {"persistentVolumeClaim": {"claimName": cache.claim_name}}
+def cache_volume(cache: Cache, name: str) -> Manifest:
+    claim = cache.claim_name or (name if cache.size is not None else None)
+    if claim:
+        return {"persistentVolumeClaim": {"claimName": claim}}
     if cache.host_path:
         return {"hostPath": {"path": cache.host_path, "type": "DirectoryOrCreate"}}
     return {"emptyDir": {}}

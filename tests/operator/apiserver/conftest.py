@@ -25,6 +25,7 @@ PATHS = {
     "LLMDeployment": "/apis/octavo.dev/v1alpha1/namespaces/{}/llmdeployments",
     "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
     "Service": "/api/v1/namespaces/{}/services",
+    "PersistentVolumeClaim": "/api/v1/namespaces/{}/persistentvolumeclaims",
     "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
     "PodDisruptionBudget": "/apis/policy/v1/namespaces/{}/poddisruptionbudgets",
     "HorizontalPodAutoscaler": "/apis/autoscaling/v2/namespaces/{}/horizontalpodautoscalers",

