@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 from gpu_timing import Work, copy_bandwidth, matmul_rate, median_seconds
 from octavo_engine.runner.kernels.attention import SequenceLayout
 from octavo_engine.runner.kernels.ops import HeadShape
-from octavo_engine.runner.kernels.triton import activation, cache, gemv, norm, rope, sampling
+from octavo_engine.runner.kernels.triton import activation, adjust, cache, gemv, norm, rope, sampling
 from octavo_engine.runner.kernels.triton.attention import (
     paged_attention,
     plan_attention,
@@ -145,19 +145,43 @@ def product_case(name: str, rows: int) -> Case:
     return Case("linear", f"{name} {rows}", works, weights[0].nbytes, None, peer)
 
 
-def sampling_case(rows: int, filtered: bool) -> Case:
+FILTERS = {
+    "": (0, 1.0, 3.0),
+    "top_k top_p": (50, 0.9, 3.0),
+    "top_p": (0, 0.9, 8.0),
+    "top_p flat": (0, 0.9, 1.0),
+}
+
+
+def sampling_case(rows: int, filters: str) -> Case:
+    """The third number of ``FILTERS`` is the logits' deviation: the larger, the fewer tokens count."""
+    top_k, top_p, deviation = FILTERS[filters]
     full = {"device": CUDA, "size": (rows,)}
     columns = sampling.SamplingColumns(
         torch.full(fill_value=1.0, **full),
-        torch.full(fill_value=50 if filtered else 0, dtype=torch.int32, **full),
-        torch.full(fill_value=0.9 if filtered else 1.0, **full),
+        torch.full(fill_value=top_k, dtype=torch.int32, **full),
+        torch.full(fill_value=top_p, **full),
         torch.full(fill_value=0.0, **full),
         torch.arange(rows, device=CUDA),
         torch.arange(rows, device=CUDA),
     )
-    logits = [3 * bf16(rows, VOCAB) for _ in range(copies(2 * rows * VOCAB))]
+    logits = [deviation * bf16(rows, VOCAB) for _ in range(copies(2 * rows * VOCAB))]
+    filtered = bool(filters)
     works: list[Work] = [lambda x=x: sampling.sample(x, columns, filtered=filtered) for x in logits]
-    return Case(f"sample{' top_k top_p' if filtered else ''}", f"{rows}", works, 2 * rows * VOCAB)
+    return Case(f"sample {filters}".strip(), f"{rows}", works, 2 * rows * VOCAB)
+
+
+def adjust_case(rows: int) -> Case:
+    """Every row has penalties and a bias."""
+    memory = adjust.LogitMemory(
+        torch.zeros(rows, VOCAB, dtype=torch.int32, device=CUDA),
+        torch.zeros(rows, VOCAB, device=CUDA),
+        torch.ones(adjust.KNOBS, rows, device=CUDA),
+    )
+    index = torch.arange(rows, device=CUDA)
+    logits = [bf16(rows, VOCAB) for _ in range(copies(14 * rows * VOCAB))]
+    works: list[Work] = [lambda x=x: adjust.adjust(x, index, index, memory) for x in logits]
+    return Case("adjust_logits", f"{rows}", works, 14 * rows * VOCAB)
 
 
 def copy_case(blocks: int) -> Case:
@@ -188,8 +212,9 @@ def cases() -> Iterator[Case]:
         for rows in (1, 2, 4, 8, 16):
             yield product_case(name, rows)
     for rows in (1, 8, 32, 128, 256):
-        yield sampling_case(rows, False)
-        yield sampling_case(rows, True)
+        for filters in FILTERS:
+            yield sampling_case(rows, filters)
+        yield adjust_case(rows)
     yield copy_case(256)
 
 

@@ -1,8 +1,10 @@
-"""The smallest logit that min_p, top_k and top_p keep, found by narrowing an interval instead of sorting.
+"""The smallest logit that min_p, top_k and top_p keep, found without sorting.
 
-Each pass over a row counts (or weighs) what lies above three pivots and moves the interval's ends onto logits
-that exist, so it ends exactly at the cutoff after a number of passes that grows with the logarithm of the
-density.
+Several programs a row take the maxima of small groups of tokens. Of these alone follows a threshold below
+which no kept token can lie: the k best maxima are k tokens. The few tokens above it are candidates, and one
+program finds the cutoff among them, bit by bit. Where they are many (a flat distribution under top_p) the
+whole row is searched instead: each pass counts or weighs what lies above three pivots and moves an interval's
+ends onto logits that exist.
 """
 
 from __future__ import annotations
@@ -13,6 +15,10 @@ import triton.language as tl
 from torch import Tensor
 
 _BLOCK = 4096
+_GROUP = tl.constexpr(64)  # tokens of which the maximum is taken
+_PART = 4096  # tokens of a program
+_MOST = 1024  # candidates
+_TILE = 2048  # tokens that are looked at at once for candidates
 
 
 def cutoffs(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
@@ -22,30 +28,173 @@ def cutoffs(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, m
     min_p, top_k, top_p, each on what the ones before it keep; ties with the last kept token are kept.
     """
     rows, vocab = logits.shape
-    out = torch.empty(rows, dtype=torch.float32, device=logits.device)
-    _cutoff_kernel[(rows,)](
-        logits, temperature, top_k, top_p, min_p, out, logits.stride(0), vocab,
+    part = min(_PART, max(_GROUP.value, triton.next_power_of_2(vocab)))
+    parts = triton.cdiv(vocab, part)
+    groups = parts * part // _GROUP.value
+    maxima, sums = _reals(logits, rows, groups), _reals(logits, rows, 2, parts)
+    bounds, counts = _reals(logits, rows, 3), _integers(logits, rows, 2)
+    chosen, candidates = _integers(logits, rows, groups), _reals(logits, rows, _MOST)
+    out = _reals(logits, rows)
+    _maxima_kernel[(rows, parts)](
+        logits, temperature, maxima, sums, logits.stride(0), vocab, groups, part, num_warps=4
+    )
+    _threshold_kernel[(rows,)](
+        maxima, sums, temperature, top_k, top_p, min_p, bounds, chosen, counts, vocab, groups, parts,
+        triton.next_power_of_2(groups), triton.next_power_of_2(parts), num_warps=4,
+    )  # fmt: skip
+    _gather_kernel[(rows,)](
+        logits, bounds, chosen, counts, candidates, logits.stride(0), vocab, groups,
+        _MOST, min(_TILE, groups * _GROUP.value), num_warps=8,
+    )  # fmt: skip
+    _select_kernel[(rows,)](
+        candidates, bounds, counts, temperature, top_k, top_p, min_p, out, vocab, _MOST, num_warps=4
+    )
+    _search_kernel[(rows,)](
+        logits, temperature, top_k, top_p, min_p, counts, out, logits.stride(0), vocab, _MOST,
         min(_BLOCK, triton.next_power_of_2(vocab)), num_warps=16,
     )  # fmt: skip
     return out
 
 
+def _reals(like: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device=like.device)
+
+
+def _integers(like: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.int32, device=like.device)
+
+
 @triton.jit
-def _cutoff_kernel(
-    logits, temperatures, top_ks, top_ps, min_ps, out, stride, vocab: tl.constexpr, block: tl.constexpr
-):
+def _maxima_kernel(logits, temperatures, maxima, sums, stride, vocab, groups, part: tl.constexpr):
+    """The maximum of each group of tokens, and of the part its maximum and sum of exponentials."""
+    row, place, parts = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
+    lanes: tl.constexpr = part // _GROUP
+    group = tl.arange(0, lanes)
+    token = place * part + group[:, None] * _GROUP + tl.arange(0, _GROUP)[None, :]
+    x = tl.load(logits + row * stride + token, mask=token < vocab, other=float("-inf")).to(tl.float32)
+    best = tl.max(x, axis=1)
+    peak = tl.max(best, axis=0)
+    temperature = tl.load(temperatures + row)
+    coolness = 1.0 / tl.where(temperature > 0, temperature, 1.0)
+    base = tl.where(peak == float("-inf"), 0.0, peak)
+    total = tl.sum(tl.sum(tl.exp((x - base) * coolness), axis=1), axis=0)
+    tl.store(maxima + row * groups + place * lanes + group, best)
+    tl.store(sums + row * 2 * parts + place, peak)
+    tl.store(sums + row * 2 * parts + parts + place, total)
+
+
+@triton.jit
+def _threshold_kernel(
+    maxima, sums, temperatures, top_ks, top_ps, min_ps, bounds, chosen, counts, vocab, groups, parts,
+    block: tl.constexpr, parts_block: tl.constexpr,
+):  # fmt: skip
+    """A logit below which nothing is kept, and the groups that reach it; bounds: peak, mass, threshold."""
     row = tl.program_id(0).to(tl.int64)
     temperature, top_k = tl.load(temperatures + row), tl.load(top_ks + row)
     top_p, min_p = tl.load(top_ps + row), tl.load(min_ps + row)
     limited = (top_k > 0) & (top_k < vocab)
-    if (temperature <= 0) | ((limited == 0) & (top_p >= 1) & (min_p <= 0)):
-        tl.store(out + row, float("-inf"))
-    else:
+    group = tl.arange(0, block)
+    best = tl.load(maxima + row * groups + group, mask=group < groups, other=float("-inf"))
+    peak = tl.max(best, axis=0)
+    place = tl.arange(0, parts_block)
+    part_peak = tl.load(sums + row * 2 * parts + place, mask=place < parts, other=float("-inf"))
+    part_sum = tl.load(sums + row * 2 * parts + parts + place, mask=place < parts, other=0.0)
+    coolness = 1.0 / tl.where(temperature > 0, temperature, 1.0)
+    total = tl.sum(part_sum * tl.exp((part_peak - peak) * coolness), axis=0)
+    threshold = peak + temperature * tl.log(min_p) if min_p > 0 else float("-inf")
+    if limited:
+        real = tl.where(best > float("-inf"), 1.0, 0.0)
+        threshold = tl.maximum(threshold, _highest(best, real, top_k.to(tl.float32)))
+    elif (top_p < 1) & (min_p <= 0):
+        threshold = _highest(best, tl.exp((best - peak) * coolness), top_p * total)
+    sought = (temperature > 0) & (limited | (top_p < 1))
+    wanted = (best >= tl.where(sought, threshold, float("inf"))) & (best > float("-inf"))
+    rank = tl.cumsum(wanted.to(tl.int32), axis=0) - 1
+    tl.store(chosen + row * groups + rank, group, mask=wanted)
+    tl.store(counts + 2 * row, tl.sum(wanted.to(tl.int32), axis=0))
+    tl.store(bounds + 3 * row, peak)
+    tl.store(bounds + 3 * row + 1, total)
+    tl.store(bounds + 3 * row + 2, threshold)
+
+
+@triton.jit
+def _gather_kernel(
+    logits, bounds, chosen, counts, candidates, stride, vocab, groups, most: tl.constexpr, tile: tl.constexpr
+):
+    """The tokens at or above the threshold, as many as there is room for; counts all or more than that."""
+    row = tl.program_id(0).to(tl.int64)
+    found = tl.load(counts + 2 * row)
+    threshold = tl.load(bounds + 3 * row + 2)
+    count = tl.where(found > most, most + 1, 0)
+    for start in range(0, tl.where(found > most, 0, found * _GROUP), tile):
+        lane = start + tl.arange(0, tile)
+        inside = lane < found * _GROUP
+        group = tl.load(chosen + row * groups + lane // _GROUP, mask=inside, other=0)
+        token = group * _GROUP + lane % _GROUP
+        x = tl.load(logits + row * stride + token, mask=inside & (token < vocab), other=float("-inf"))
+        x = x.to(tl.float32)
+        wanted = (x >= threshold) & (x > float("-inf"))
+        place = count + tl.cumsum(wanted.to(tl.int32), axis=0) - 1
+        tl.store(candidates + row * most + place, x, mask=wanted & (place < most))
+        count += tl.sum(wanted.to(tl.int32), axis=0)
+    tl.store(counts + 2 * row + 1, count)
+
+
+@triton.jit
+def _select_kernel(
+    candidates, bounds, counts, temperatures, top_ks, top_ps, min_ps, out, vocab, most: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    temperature, top_k = tl.load(temperatures + row), tl.load(top_ks + row)
+    top_p, min_p = tl.load(top_ps + row), tl.load(min_ps + row)
+    peak, total = tl.load(bounds + 3 * row), tl.load(bounds + 3 * row + 1)
+    limited = (top_k > 0) & (top_k < vocab)
+    low = float("-inf")
+    coolness = 1.0 / tl.where(temperature > 0, temperature, 1.0)
+    cut = peak + temperature * tl.log(min_p) if (min_p > 0) & (temperature > 0) else low
+    lane = tl.arange(0, most)
+    x = tl.load(candidates + row * most + lane, mask=lane < tl.load(counts + 2 * row + 1), other=low)
+    if limited & (temperature > 0):
+        cut = tl.maximum(cut, _highest(x, tl.where(x > low, 1.0, 0.0), top_k.to(tl.float32)))
+    if (top_p < 1) & (temperature > 0):
+        weight = tl.where(x >= cut, tl.exp((x - peak) * coolness), 0.0)
+        whole = tl.sum(weight, axis=0) if limited | (min_p > 0) else total
+        lowest = tl.min(tl.where(x > low, x, float("inf")), axis=0)
+        found = _highest(x, weight, top_p * whole)
+        cut = tl.where(found > low, found, tl.maximum(cut, lowest))  # rounding may leave the goal unreached
+    tl.store(out + row, cut)
+
+
+@triton.jit
+def _highest(x, weight, goal):
+    """The highest of ``x`` such that those at or above it weigh ``goal`` together; -inf when all do not."""
+    bits = x.to(tl.uint32, bitcast=True)
+    key = tl.where(bits >= 0x80000000, bits ^ 0xFFFFFFFF, bits | 0x80000000)  # ordered as the numbers are
+    found = tl.zeros([1], tl.uint32)
+    for place in tl.static_range(32):
+        trial = found | (1 << (31 - place))
+        above = tl.sum(tl.where(key >= trial, weight, 0.0), axis=0)
+        found = tl.where(above >= goal, trial, found)
+    bits = tl.where(found >= 0x80000000, found ^ 0x80000000, found ^ 0xFFFFFFFF)
+    number = tl.where(found > 0, bits.to(tl.float32, bitcast=True), float("-inf"))
+    return tl.max(number, axis=0)
+
+
+@triton.jit
+def _search_kernel(
+    logits, temperatures, top_ks, top_ps, min_ps, counts, out, stride,
+    vocab: tl.constexpr, most: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """Rows with too many candidates: the whole row is looked through, again and again."""
+    row = tl.program_id(0).to(tl.int64)
+    if tl.load(counts + 2 * row + 1) > most:
+        temperature, top_k = tl.load(temperatures + row), tl.load(top_ks + row)
+        top_p, min_p = tl.load(top_ps + row), tl.load(min_ps + row)
         line = logits + row * stride
         low, high = _bounds(line, vocab, block)
         if min_p > 0:
             low = tl.maximum(low, high + temperature * tl.log(min_p))
-        if limited:
+        if (top_k > 0) & (top_k < vocab):
             low = _search(line, vocab, low, high, top_k.to(tl.float32), high, temperature, block, False)
         if top_p < 1:
             goal = top_p * _mass(line, vocab, low, high, temperature, block)

@@ -65,6 +65,26 @@ def test_filters_keep_what_the_reference_keeps(
     assert torch.equal(kept(logits, given), kept_by_reference(logits, given))
 
 
+@pytest.mark.parametrize(
+    "settings", [{"top_p": 0.9}, {"top_k": 1500}, {"top_k": 1500, "top_p": 0.9, "min_p": 0.01}], ids=str
+)
+def test_filters_of_a_distribution_that_is_nearly_flat(
+    settings: dict[str, float], device: torch.device
+) -> None:
+    """More candidates than are looked at apart: the whole row is searched, beside one that need not be."""
+    logits = 0.1 * torch.randn(2, 3000, device=device)
+    logits[1] *= 60
+    given = columns(2, device, **settings)
+    assert torch.equal(kept(logits, given), kept_by_reference(logits, given))
+
+
+def test_filters_of_rounded_logits_keep_all_that_equal_the_last(device: torch.device) -> None:
+    logits = (2 * torch.randn(2, 1500, device=device)).round()
+    given = columns(2, device, top_k=5)
+    expected = logits >= logits.sort(descending=True).values[:, 4:5]
+    assert torch.equal(kept(logits, given), expected)
+
+
 def test_ties_at_the_cutoff_are_kept(device: torch.device) -> None:
     logits = torch.tensor([[1.0, 2.0, 2.0, 2.0, 0.0], [1.0, 1.0, 1.0, 1.0, 1.0]], device=device)
     assert kept(logits, columns(2, device, top_k=2)).sum(dim=-1).tolist() == [3, 5]
