@@ -190,10 +190,13 @@ class ClientConnection(asyncio.Protocol):
     def finished(self, keep_alive: bool) -> None:
         """The response is written whole."""
         self.exchange = None
-        if keep_alive and not self._gateway.closing:
+        gateway = self._gateway
+        if not keep_alive or gateway.closing:
+            self._close()
+        elif self._waiting or self._lingering or self._reader.phase != Phase.IDLE:
             self._next()
         else:
-            self._close()
+            self.deadline = gateway.now() + gateway.keepalive_timeout
 
     def refuse(self, error: RouterError, head: RequestHead, request_id: bytes) -> None:
         """Answers a whole request with an error."""

@@ -111,7 +111,7 @@ class Exchange:
         self._reach(endpoint, gateway.pool.take(endpoint), now)
 
     def _reach(self, endpoint: Endpoint, idle: UpstreamConnection | None, now: float) -> None:
-        self._client.deadline = now + self._gateway.settings.upstream_timeout
+        self._client.deadline = now + self._gateway.upstream_timeout
         if idle is not None:
             self.connected(idle)
         else:
@@ -214,7 +214,7 @@ class Exchange:
             self._end()
             client.finished(self._keep_alive)
         elif out:
-            client.deadline = self._gateway.now() + self._gateway.settings.upstream_timeout
+            client.deadline = self._gateway.now() + self._gateway.upstream_timeout
             client.transport.write(out)
 
     def lost(self) -> None:
@@ -247,7 +247,7 @@ class Exchange:
     def resume(self) -> None:
         if self._upstream is not None:
             self._upstream.resume()
-            self._client.deadline = self._gateway.now() + self._gateway.settings.upstream_timeout
+            self._client.deadline = self._gateway.now() + self._gateway.upstream_timeout
 
     def cancel(self) -> None:
         """The client has left."""
@@ -260,7 +260,7 @@ class Exchange:
     def expire(self) -> None:
         """The pod has been silent for too long."""
         self._abandon()
-        seconds = self._gateway.settings.upstream_timeout
+        seconds = self._gateway.upstream_timeout
         self.fail(UpstreamTimeoutError(f"The model's pod has sent nothing for {seconds:g} seconds."))
 
     # --- ends

@@ -26,6 +26,8 @@ class Gateway:
         self.registry = registry
         self.pool = pool
         self.figures = figures
+        self.keepalive_timeout = settings.keepalive_timeout
+        self.upstream_timeout = settings.upstream_timeout
         self.closing = False  # responses say `Connection: close`
         self._loop = asyncio.get_running_loop()
         self.now = time.monotonic  # uvloop's own clock has whole milliseconds

@@ -41,7 +41,9 @@ class Request:
         self.body = body
 
     def drop_body(self) -> None:
-        self.replace_body(b"")
+        if self.body:
+            self._figures.buffered_bytes -= len(self.body)
+            self.body = b""
 
 
 class Phase:
@@ -151,13 +153,16 @@ class RequestReader:
             return False
         if length > self._settings.max_body_bytes:
             raise self._body_too_large()
-        self._head = known.head
-        self.on_body(data[start:])
+        self._hold(length - missing)
+        body = data[start:]
         if missing:
             self.phase = Phase.BODY
+            self._head = known.head
             self._missing = missing
+            self._body.append(body)
+            self._body_bytes = len(body)
         else:
-            self.on_message_complete()
+            self._on_request(Request(known.head, body, self._figures))
         return True
 
     def _read_known(self, data: bytes) -> None:
@@ -242,13 +247,20 @@ class RequestReader:
             self._on_continue()
 
     def on_body(self, piece: bytes) -> None:
-        self._body.append(piece)
-        self._body_bytes += len(piece)
-        self._figures.buffered_bytes += len(piece)
-        if self._body_bytes > self._settings.max_body_bytes:
+        size = self._body_bytes + len(piece)
+        if size > self._settings.max_body_bytes:
             raise self._body_too_large()
-        if self._figures.buffered_bytes > self._settings.max_buffered_bytes:
+        self._hold(len(piece))
+        self._body_bytes = size
+        self._body.append(piece)
+
+    def _hold(self, size: int) -> None:
+        """Counts bytes of a body; raises when all requests together hold too many."""
+        figures = self._figures
+        held = figures.buffered_bytes + size
+        if held > self._settings.max_buffered_bytes:
             raise OverloadedError("The router holds all the request bodies it may; try again in a moment.")
+        figures.buffered_bytes = held
 
     def on_message_complete(self) -> None:
         head = self._head
