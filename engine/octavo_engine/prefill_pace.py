@@ -19,6 +19,7 @@ _UNFELT = 0.004  # seconds that prompts may always add
 _FEW = 4  # prompts that may wait without anybody giving way for them
 _CROWD = 32  # prompts for which all do
 _WEIGHT = 0.2  # of a new reading
+_CHEAPEST = 1e-9  # seconds a prompt token: beside slow decodes some steps seem to cost nothing more
 
 
 @dataclass(slots=True)
@@ -62,7 +63,7 @@ class PrefillPace:
             return _FIRST
         slowdown = self._slowdown * max(1.0, waiting / _FEW)
         extra = max((_MARGIN * slowdown - 1) * reading.seconds, _UNFELT)
-        self._limit = _whole_tiles(decodes, max(_FEWEST, int(extra / self._per_token)))
+        self._limit = _whole_tiles(decodes, max(_FEWEST, int(extra / max(self._per_token, _CHEAPEST))))
         return self._limit
 
     def _note_alone(self, decodes: int, seconds: float) -> None:

@@ -91,7 +91,8 @@ class Scheduler:
         self._short_of_blocks = False
         self._make_way()
         prompts = self._schedule_decodes()
-        self._bound_prompts(len(prompts) + len(self.batch.waiting))
+        num_prompts = len(prompts) + len(self.batch.waiting)
+        self._budget = self._prompt_limit(len(self.batch.draft.decodes), num_prompts)
         self._schedule_prompts(prompts)
         self._admit_waiting()
         self._complete_prompts()
@@ -156,15 +157,14 @@ class Scheduler:
         """A prompt goes before less urgent decodes, lest they take its blocks; each has its token left."""
         if not self.batch.running[-1].yields_to(seq):
             return False
-        spare = max(1, self._budget - num_behind)
-        self._schedule_one(seq, min(spare, seq.num_tokens - seq.num_computed))
+        spare = min(self._budget - num_behind, self._prompt_limit(num_behind, 1))
+        self._schedule_one(seq, max(1, min(spare, seq.num_tokens - seq.num_computed)))
         return True
 
-    def _bound_prompts(self, waiting: int) -> None:
-        """Leave prompts no more of the budget than those who decode hardly feel."""
-        limit = self.pace.limit(len(self.batch.draft.decodes), waiting)
-        if limit is not None and self._config.enable_chunked_prefill:
-            self._budget = min(self._budget, limit)
+    def _prompt_limit(self, decodes: int, waiting: int) -> int:
+        """Prompt tokens that those who decode hardly feel, at most what is left of the budget."""
+        limit = self.pace.limit(decodes, waiting) if self._config.enable_chunked_prefill else None
+        return self._budget if limit is None else min(self._budget, limit)
 
     def _schedule_prompts(self, prompts: list[Sequence]) -> None:
         for seq in prompts:

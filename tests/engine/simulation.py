@@ -19,7 +19,9 @@ VOCAB_SIZE = 50  # small, so that eos and stop ids are met now and then
 def engine_config(
     *, blocks: int = 400, host_blocks: int = 0, prefix_caching: bool = True, **scheduler: object
 ) -> EngineConfig:
-    settings = {"max_num_seqs": 8, "max_num_batched_tokens": 48} | scheduler
+    # Without a bound that is learned from the clock: what happens depends on the requests alone.
+    fixed = {"max_num_seqs": 8, "max_num_batched_tokens": 48, "max_decode_slowdown": 0.0}
+    settings = fixed | scheduler
     return EngineConfig(
         cache=CacheConfig(
             num_blocks=blocks,

@@ -123,3 +123,10 @@ def test_the_more_prompts_wait_the_more_is_computed_of_them() -> None:
     assert limits[-1] is None
     bounded = [limit or 0 for limit in limits[1:-1]]
     assert bounded == sorted(set(bounded))
+
+
+def test_prompts_that_seemed_to_cost_nothing_are_taken() -> None:
+    pace = PrefillPace(2.0)
+    pace.note(4, 0, 0.006)
+    pace.note(4, 100, 0.006)
+    assert (pace.limit(4, 1) or 0) >= 100
