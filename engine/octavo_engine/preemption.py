@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 
 from octavo_engine.batch import Batch
 from octavo_engine.request import Sequence
 
 
-def who_gives_way(batch: Batch, urgent: Sequence, prefix: Iterable[int], num_blocks: int) -> list[Sequence]:
+def who_gives_way(batch: Batch, budget: int) -> list[Sequence]:
+    """Who is to be preempted for the head of the queue, if it is more urgent and finds no room.
+
+    ``budget``: tokens of the step.
+    """
+    waiting, running = batch.waiting, batch.running
+    if not (waiting and running and running[-1].yields_to(waiting[0])) or waiting[0].awaits_tokens:
+        return []
+    prefix = batch.kv.find_prefix(waiting[0])
+    return _least_urgent(batch, waiting[0], prefix, batch.kv.blocks_to_admit(waiting[0], prefix, budget))
+
+
+def _least_urgent(batch: Batch, urgent: Sequence, prefix: list[int], num_blocks: int) -> list[Sequence]:
     """The fewest running sequences without which ``urgent`` has ``num_blocks`` free blocks and its places.
 
-    None when it has them already, or would not have them without all that are less urgent.
-
-    ``prefix``: cached blocks that it will take. They cost it nothing while others hold them, so that it gains
-    nothing when these let go.
+    None when it has them already, or would not have them without all that are less urgent. ``prefix``: cached
+    blocks that it will take; it gains nothing when their other holders let go.
     """
     pool, running = batch.kv.pool, batch.running
     holders: Counter[int] = Counter()

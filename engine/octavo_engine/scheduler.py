@@ -89,7 +89,8 @@ class Scheduler:
         """Decide the next step; None when there is nothing to compute until a step in flight is collected."""
         self._budget = self._token_budget
         self._short_of_blocks = False
-        self._make_way()
+        for victim in who_gives_way(self.batch, self._budget):
+            self._preempt(victim)
         prompts = self._schedule_decodes()
         num_prompts = len(prompts) + len(self.batch.waiting)
         self._budget = self._prompt_limit(len(self.batch.draft.decodes), num_prompts)
@@ -171,15 +172,6 @@ class Scheduler:
             self._admit_waiting(before=seq)
             if self._budget and seq.status is Status.RUNNING:
                 self._schedule_one(seq, min(self._budget, seq.num_tokens - seq.num_computed))
-
-    def _make_way(self) -> None:
-        """Preempt the least urgent for the head of the queue, if it is more urgent and finds no room."""
-        waiting, running = self.batch.waiting, self.batch.running
-        if waiting and running and running[-1].yields_to(waiting[0]) and not waiting[0].awaits_tokens:
-            prefix = self._kv.find_prefix(waiting[0])
-            num_blocks = self._kv.blocks_to_admit(waiting[0], prefix, self._budget)
-            for victim in who_gives_way(self.batch, waiting[0], prefix, num_blocks):
-                self._preempt(victim)
 
     def _admit_waiting(self, before: Sequence | None = None) -> None:
         """Admit from the queue, as far as those that stand ``before`` a sequence."""
