@@ -107,6 +107,10 @@ class EngineStats(msgspec.Struct, frozen=True):
     prompt_tokens: int = 0  # prompt tokens computed or found
     generation_tokens: int = 0
 
+    @property
+    def num_in_flight(self) -> int:
+        return self.num_running + self.num_waiting + self.num_swapped
+
 
 class StepOutputs(msgspec.Struct, frozen=True, tag="outputs"):
     outputs: list[SequenceOutput]

@@ -82,6 +82,8 @@ class Autoscaling(Part, frozen=True):
     min_replicas: int = 1
     kv_cache_usage: float | None = None
     queue_depth: int | None = None
+    concurrency: int | None = None
+    idle_seconds: int = 300
     behavior: Passthrough | None = None
 
 
@@ -163,6 +165,13 @@ class Status(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
     selector: str = ""
     download: Download | None = None
     conditions: list[Condition] = []
+    wake_requested: str = ""  # by the router, when a request finds no pod: any text it has not written before
+    wake_handled: str = ""  # the wake_requested that led to the present number of pods
+
+    @property
+    def wakes(self) -> bool:
+        """A request has come since the pods were last scaled to zero."""
+        return self.wake_requested != self.wake_handled
 
 
 class Metadata(msgspec.Struct, rename="camel", kw_only=True, frozen=True):

@@ -174,10 +174,12 @@ class ApiCluster:
             return
 
     async def patch_status(self, llmd: LLMDeployment, status: Status) -> LLMDeployment:
+        written = msgspec.to_builtins(status)
+        del written["wakeRequested"]  # the router's, who may have written it anew meanwhile
         body = {
-            "metadata": {"uid": llmd.metadata.uid},
-            "status": status,
-        }  # never a later resource of that name
+            "metadata": {"uid": llmd.metadata.uid},  # never a later resource of that name
+            "status": written,
+        }
         path = RESOURCE.path(*llmd.key) + "/status"
         answer = await self._client.request("PATCH", path, kind=RESOURCE.name, body=body, content_type=MERGE)
         return parse(msgspec.json.decode(answer))

@@ -30,6 +30,8 @@ class Seen(msgspec.Struct, frozen=True):
     template: str  # hash of the pod template that is wanted
     blockers: Sequence[Cause] = ()
     downloads: Mapping[str, Download] = {}
+    sleeps: bool = False  # without requests no pods are wanted
+    rescaled: bool = False  # the operator itself has just set the number of replicas
 
 
 def status_of(llmd: LLMDeployment, seen: Seen, now: str) -> Status:
@@ -44,6 +46,8 @@ def status_of(llmd: LLMDeployment, seen: Seen, now: str) -> Status:
         selector=",".join(f"{name}={value}" for name, value in selector(llmd.metadata.name).items()),
         download=slowest(seen),
         conditions=[_dated(c, llmd, now) for c in conditions(llmd, seen, wanted)],
+        wake_requested=llmd.status.wake_requested,
+        wake_handled=llmd.status.wake_requested if seen.rescaled else llmd.status.wake_handled,
     )
 
 
@@ -74,7 +78,7 @@ def explain(seen: Seen, wanted: int) -> Cause:
     if seen.deployment is None:
         return Cause(LOADING, "the Deployment is being created")
     if is_complete(seen.deployment, wanted):
-        return finished(wanted)
+        return finished(wanted, seen.sleeps)
     stuck = worst(pod for pod in current_pods(seen) if pod.name not in seen.downloads)
     if stuck and stuck.final:
         return stuck
@@ -111,7 +115,9 @@ def is_complete(deployment: Child, wanted: int) -> bool:
     return found.observed_generation >= deployment.generation and all(count == wanted for count in counts)
 
 
-def finished(wanted: int) -> Cause:
+def finished(wanted: int, sleeps: bool) -> Cause:
+    if wanted == 0 and sleeps:
+        return Cause(SCALED_TO_ZERO, "idle: a pod is started when a request comes")
     if wanted == 0:
         return Cause(SCALED_TO_ZERO, "no pods are wanted: spec.replicas is 0")
     return Cause(READY, "the pod answers" if wanted == 1 else f"all {wanted} pods answer")

@@ -18,7 +18,10 @@ from octavo_operator.errors import ApiError
 from octavo_operator.listening import serve
 from octavo_operator.names import API_VERSION, Key
 from octavo_operator.reconcile import Reconciler
+from octavo_operator.scaling.samples import Samples
+from octavo_operator.scaling.scraper import Scraper
 from octavo_operator.scaling.service import MetricsService
+from octavo_operator.scaling.sleeper import Sleeper
 from octavo_operator.settings import Settings, defaults
 from octavo_operator.store import Store
 from octavo_operator.telemetry import Telemetry
@@ -38,8 +41,16 @@ class Controller:
         self.store = Store(self.queue.add)
         self.cluster = ApiCluster(client, settings.watch_namespaces, self._child_changed)
         downloads = Downloads()
+        self.scraper = Scraper(self.cluster.all_pods, Samples(), telemetry, settings.engine_port)
+        self._sleeper = Sleeper(self.store.all, self.cluster.pods, self.scraper, self.queue.add)
         self._reconciler = Reconciler(
-            self.cluster, self.store, defaults(settings), telemetry, _now, downloads
+            self.cluster,
+            self.store,
+            defaults(settings),
+            telemetry,
+            _now,
+            downloads,
+            self._sleeper.is_idle,
         )
         self._download_watch = DownloadWatch(
             self.cluster.all_pods, downloads, self._child_changed, settings.engine_port
@@ -56,8 +67,10 @@ class Controller:
         """Watch and work until cancelled. Workers start when all caches are full: less looks like drift."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.cluster.run())
+            group.create_task(self.scraper.run())
             await self.cluster.synced()
             group.create_task(self._watch_downloads())
+            group.create_task(self._look_who_sleeps())
             for _ in range(self._workers):
                 group.create_task(self._worker())
             self.started.set()
@@ -65,6 +78,10 @@ class Controller:
     async def _watch_downloads(self) -> None:
         await self._election.won.wait()
         await self._download_watch.run()
+
+    async def _look_who_sleeps(self) -> None:
+        await self._election.won.wait()
+        await self._sleeper.run()
 
     async def _worker(self) -> None:
         await self._election.won.wait()
@@ -108,7 +125,7 @@ async def running(settings: Settings, access: Access) -> AsyncIterator[Running]:
         app = health.application(telemetry, lambda: cluster.is_synced, lambda: cluster.last_heard)
         work_to_do = [election.run(), controller.run(), serve(app, settings.bind_address, settings.http_port)]
         if settings.metrics_api:
-            work_to_do.append(MetricsService(client, cluster, settings, telemetry, election).run())
+            work_to_do.append(MetricsService(client, cluster, settings, controller.scraper, election).run())
         operator = Running(controller.store, election, map(group.create_task, work_to_do))
         try:
             await _crd_is_served(client)

@@ -27,6 +27,9 @@ PORT: Final = 8000
 
 KV_CACHE_USAGE: Final = "octavo_kv_cache_usage_ratio"
 REQUESTS_WAITING: Final = "octavo_num_requests_waiting"
+REQUESTS_IN_FLIGHT: Final = "octavo_num_requests_in_flight"
+"""Running and waiting ones."""
+PROMPT_TOKENS: Final = "octavo_prompt_tokens_total"
 
 Key = tuple[str, str]
 """Namespace and name of an LLMDeployment, and so of all its children."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from octavo_operator.api import LLMDeployment
+from octavo_operator.api import Autoscaling, LLMDeployment
 from octavo_operator.causes import BLOCKED
 from octavo_operator.compare import is_part
 from octavo_operator.desired.meta import Manifest
@@ -52,9 +52,15 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def plan(
-    llmd: LLMDeployment, desired: Sequence[Manifest], observed: Children, settled: frozenset[str]
+    llmd: LLMDeployment,
+    desired: Sequence[Manifest],
+    observed: Children,
+    settled: frozenset[str],
+    idle: bool = False,
 ) -> Plan:
     """Compare each desired child with the observed one of its kind.
+
+    `idle` says that the pods have had nothing to do for the resource's idleSeconds.
 
     `settled` are the kinds whose last apply came back in another shape (rewritten by the API server or a
     webhook) and that nobody has changed since: applying them again would change nothing.
@@ -67,7 +73,7 @@ def plan(
         m for kind, m in wanted.items() if kind not in blocked and is_due(m, own.get(kind), kind in settled)
     ]
     return Plan(
-        first=tuple(hand_over(llmd, wanted.get("Deployment"), own.get("Deployment"))),
+        first=tuple(scale(llmd, wanted.get("Deployment"), own.get("Deployment"), idle)),
         applies=tuple(write_of(llmd, m, own.get(m["kind"])) for m in due),
         deletes=tuple(
             Delete(kind, c.key, c.uid) for kind, c in own.items() if kind not in wanted and c.owner_uid == uid
@@ -115,22 +121,30 @@ def compared(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def hand_over(llmd: LLMDeployment, manifest: Manifest | None, child: Child | None) -> list[Apply]:
-    """Keep the replicas there are when the HPA takes over from the spec.
+def scale(llmd: LLMDeployment, manifest: Manifest | None, child: Child | None, idle: bool) -> list[Apply]:
+    """The replicas that are written beside the HPA: where it takes over, and to zero and back.
 
     A field that its last manager lets go of falls back to its default: 3 replicas would become 1. So a second
-    manager takes it first. The HPA leaves a Deployment of 0 replicas alone: that one is woken the same way.
+    manager takes it before the HPA takes over from the spec.
     """
     autoscaling = llmd.spec.autoscaling
     if manifest is None or child is None or not autoscaling:
         return []
     replicas = child.replicas or 0
-    if child.scaled_by == "hpa" and replicas > 0:
+    wanted = scaled(autoscaling, replicas, wakes=llmd.status.wakes, idle=idle)
+    if child.scaled_by == "hpa" and replicas == wanted:
         return []
-    scale = {
+    manifest = {
         "apiVersion": manifest["apiVersion"],
         "kind": manifest["kind"],
         "metadata": {name: manifest["metadata"][name] for name in ("name", "namespace")},
-        "spec": {"replicas": max(replicas, autoscaling.min_replicas)},
+        "spec": {"replicas": wanted},
     }
-    return [Apply(scale, SCALE_MANAGER)]
+    return [Apply(manifest, SCALE_MANAGER)]
+
+
+def scaled(autoscaling: Autoscaling, replicas: int, *, wakes: bool, idle: bool) -> int:
+    """How many replicas there are to be, as far as the HPA has no say in it."""
+    if replicas == 0:
+        return autoscaling.min_replicas or int(wakes)
+    return 0 if idle and autoscaling.min_replicas == 0 else replicas

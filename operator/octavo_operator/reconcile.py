@@ -17,7 +17,6 @@ from octavo_operator.desired.meta import Defaults, Manifest
 from octavo_operator.downloads import Downloads
 from octavo_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError
 from octavo_operator.events import Recorder, Type
-from octavo_operator.image_volumes import lost_volume
 from octavo_operator.names import FIELD_MANAGER, TEMPLATE_ANNOTATION, Key
 from octavo_operator.observed import Child
 from octavo_operator.plan import Apply, Plan, compared, plan
@@ -41,6 +40,7 @@ class Reconciler:
         telemetry: Telemetry,
         now: Callable[[], datetime.datetime],
         downloads: Downloads | None = None,
+        is_idle: Callable[[LLMDeployment], bool] = lambda llmd: False,
     ) -> None:
         self._cluster = cluster
         self._store = store
@@ -48,6 +48,7 @@ class Reconciler:
         self._telemetry = telemetry
         self._now = now
         self._downloads = downloads or Downloads()
+        self._is_idle = is_idle
         self._recorder = Recorder(cluster, now)
         self._settled: dict[
             tuple[str, Key], tuple[str, int]
@@ -76,11 +77,10 @@ class Reconciler:
         observed = self._cluster.children(key)
         if len(observed) < len(desired) and not await self._still_there(llmd):
             return True
-        todo = plan(llmd, desired, observed, self._settled_kinds(observed.values()))
+        settled = self._settled_kinds(observed.values())
+        todo = plan(llmd, desired, observed, settled, self._is_idle(llmd))
         blockers = await self._act(llmd, todo)
-        deployment = self._cluster.children(key).get("Deployment")
-        blockers += lost_volume(llmd, self._defaults.image_volumes, deployment)
-        await self._report(llmd, desired, blockers)
+        await self._report(llmd, desired, blockers, rescaled=bool(todo.first))
         return not blockers
 
     async def _still_there(self, llmd: LLMDeployment) -> bool:
@@ -146,7 +146,11 @@ class Reconciler:
         )
 
     async def _report(
-        self, llmd: LLMDeployment, desired: Sequence[Manifest], blockers: Sequence[Cause]
+        self,
+        llmd: LLMDeployment,
+        desired: Sequence[Manifest],
+        blockers: Sequence[Cause],
+        rescaled: bool,
     ) -> None:
         """Write the status if it differs, and tell what is news."""
         pods = self._cluster.pods(llmd.key)
@@ -156,6 +160,8 @@ class Reconciler:
             template=_template(desired),
             blockers=blockers,
             downloads=self._downloads.of(pods),
+            sleeps=llmd.spec.autoscaling is not None,
+            rescaled=rescaled,
         )
         status = status_of(llmd, seen, self._now().strftime("%Y-%m-%dT%H:%M:%SZ"))
         if status == llmd.status:

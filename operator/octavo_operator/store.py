@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from octavo_operator.api import LLMDeployment
+from octavo_operator.api import LLMDeployment, Status
 from octavo_operator.names import Key
 
 
@@ -26,6 +26,9 @@ class Store:
         found = self._found.get(key)
         return found is not None and found.metadata.uid == uid and found.version >= version
 
+    def all(self) -> list[LLMDeployment]:
+        return list(self._found.values())
+
     def put(self, llmd: LLMDeployment) -> None:
         """Take a resource in, unless a later version of it is known."""
         if self.has(llmd.key, llmd.metadata.uid, llmd.version):
@@ -44,6 +47,7 @@ class Store:
 
 
 def _looked_at(llmd: LLMDeployment) -> LLMDeployment:
-    """Without the version and the status, which only the operator writes."""
+    """Without the version and what the operator itself writes into the status."""
     meta = msgspec.structs.replace(llmd.metadata, resource_version="0")
-    return msgspec.structs.replace(llmd, metadata=meta, status=type(llmd.status)())
+    status = Status(wake_requested=llmd.status.wake_requested)
+    return msgspec.structs.replace(llmd, metadata=meta, status=status)

@@ -30,6 +30,7 @@ class Deployment(msgspec.Struct, frozen=True):
     policy: str | None = None  # None or unknown: the router's own
     weight: int | None = None  # None: takes part in no other's name
     fallback: str | None = None  # the key of the deployment that serves when this one has no ready pod
+    sleeps: bool = False  # its pods are stopped when idle, and started when they are asked for
 
     def claims(self, name: str) -> bool:
         return name == self.served_name or name in self.aliases

@@ -12,7 +12,7 @@ from manifests.render import CHART
 
 from octavo_operator.api import PodDefaults
 from octavo_operator.kinds import CHILDREN
-from octavo_operator.names import KV_CACHE_USAGE, REQUESTS_WAITING
+from octavo_operator.scaling.samples import METRICS
 from octavo_operator.settings import LogFormat, LogLevel, PullPolicy, pod_defaults, read
 from octavo_operator.settings import Settings as OperatorSettings
 from octavo_router.settings import Settings as RouterSettings
@@ -120,7 +120,7 @@ def test_the_autoscaler_may_read_just_the_metrics_that_the_operator_names(
     objects: list[dict[str, Any]],
 ) -> None:
     (rule,) = rules_of(objects, "octavo-operator-metrics-reader")
-    assert set(rule["resources"]) == {f"pods/{KV_CACHE_USAGE}", f"pods/{REQUESTS_WAITING}"}
+    assert set(rule["resources"]) == {f"pods/{metric}" for metric in METRICS}
 
 
 def test_the_operator_may_write_just_the_kinds_of_child_that_it_makes(objects: list[dict[str, Any]]) -> None:

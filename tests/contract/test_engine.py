@@ -15,12 +15,12 @@ from octavo_engine.server.metrics import Metrics
 from octavo_engine.server.serving import Serving
 from octavo_operator.causes import WRONG_SETTING
 from octavo_operator.desired.probes import probes
-from octavo_operator.names import KV_CACHE_USAGE, REQUESTS_WAITING
+from octavo_operator.names import KV_CACHE_USAGE, PROMPT_TOKENS, REQUESTS_IN_FLIGHT, REQUESTS_WAITING
 
 
 def scraped() -> dict[str, float]:
     """What one scrape of a loaded engine says, by sample name."""
-    stats = EngineStats(num_running=3, num_waiting=5, kv_cache_usage=0.25)
+    stats = EngineStats(num_running=3, num_waiting=5, kv_cache_usage=0.25, prompt_tokens=9)
     text = Metrics("model", lambda: stats).render().decode()
     families = text_string_to_metric_families(text)
     return {sample.name: sample.value for family in families for sample in family.samples}
@@ -38,16 +38,17 @@ def section(contract: str, title: str) -> str:
 
 def test_every_metric_of_the_contract_is_served_with_its_meaning(contract: str) -> None:
     wanted = {
-        "octavo_num_requests_running": 3,
+        "octavo_num_requests_in_flight": 8,
         "octavo_num_requests_waiting": 5,
         "octavo_kv_cache_usage_ratio": 0.25,
+        "octavo_prompt_tokens_total": 9,
     }
     assert set(re.findall(r"`(octavo_[a-z_]+)`", section(contract, "The engine's metrics"))) == set(wanted)
     assert wanted.items() <= scraped().items()
 
 
 def test_the_metrics_that_the_operator_reads_are_served() -> None:
-    assert {KV_CACHE_USAGE, REQUESTS_WAITING} <= scraped().keys()
+    assert {KV_CACHE_USAGE, PROMPT_TOKENS, REQUESTS_IN_FLIGHT, REQUESTS_WAITING} <= scraped().keys()
 
 
 def test_every_path_of_the_contract_is_served(contract: str, paths: set[str]) -> None:

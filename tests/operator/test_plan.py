@@ -2,6 +2,7 @@ import copy
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -124,6 +125,44 @@ def test_a_sleeping_deployment_is_woken_for_the_hpa(make: Any, defaults: Default
     observed["Deployment"] = msgspec.structs.replace(observed["Deployment"], replicas=0)
     [first] = planned(llmd, defaults, observed).first
     assert first.manifest["spec"] == {"replicas": 2}
+
+
+SLEEPS = {"autoscaling": {"minReplicas": 0, "maxReplicas": 4, "queueDepth": 4}}
+
+
+@pytest.mark.parametrize(
+    ("replicas", "idle", "requested", "handled", "written"),
+    [
+        pytest.param(3, True, "", "", 0, id="idle pods are stopped"),
+        pytest.param(3, False, "", "", None, id="the number of working pods is the HPA's"),
+        pytest.param(3, False, "b", "a", None, id="a call for pods that are there changes nothing"),
+        pytest.param(0, True, "a", "a", None, id="what sleeps goes on sleeping"),
+        pytest.param(0, False, "b", "a", 1, id="a new call wakes one pod"),
+        pytest.param(0, True, "b", "a", 1, id="a new call counts more than idleness"),
+    ],
+)
+def test_to_zero_and_back(
+    make: Any,
+    defaults: Defaults,
+    replicas: int,
+    idle: bool,
+    requested: str,
+    handled: str,
+    written: int | None,
+) -> None:
+    llmd = make(status={"wakeRequested": requested, "wakeHandled": handled}, **SLEEPS)
+    observed = all_right(llmd, defaults)
+    observed["Deployment"] = msgspec.structs.replace(observed["Deployment"], replicas=replicas)
+    found = plan(llmd, children(llmd, defaults), observed, frozenset(), idle)
+    assert [w.manifest["spec"] for w in found.first] == ([] if written is None else [{"replicas": written}])
+    assert found.writes == len(found.first)
+
+
+def test_only_what_may_sleep_is_stopped_when_idle(make: Any, defaults: Defaults) -> None:
+    llmd = make(**AUTOSCALED)
+    observed = all_right(llmd, defaults)
+    observed["Deployment"] = msgspec.structs.replace(observed["Deployment"], replicas=2)
+    assert plan(llmd, children(llmd, defaults), observed, frozenset(), True).writes == 0
 
 
 def test_the_hpas_choice_is_no_drift(make: Any, defaults: Defaults) -> None:

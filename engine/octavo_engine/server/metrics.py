@@ -20,6 +20,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _GAUGES = (
     ("octavo_num_requests_running", "Sequences being computed.", "num_running"),
     ("octavo_num_requests_waiting", "Sequences waiting for their first or next step.", "num_waiting"),
+    ("octavo_num_requests_in_flight", "Sequences that run, wait or are swapped out.", "num_in_flight"),
     ("octavo_num_requests_swapped", "Sequences whose KV blocks are in host memory.", "num_swapped"),
     ("octavo_kv_cache_usage_ratio", "KV cache blocks in use, 0 to 1.", "kv_cache_usage"),
     ("octavo_host_kv_cache_usage_ratio", "Host KV cache blocks in use, 0 to 1.", "host_kv_cache_usage"),

@@ -2,18 +2,21 @@
 
 from octavo_operator.api import Autoscaling, LLMDeployment
 from octavo_operator.desired.meta import Manifest, child
-from octavo_operator.names import KV_CACHE_USAGE, REQUESTS_WAITING
+from octavo_operator.names import KV_CACHE_USAGE, REQUESTS_IN_FLIGHT, REQUESTS_WAITING
 
 
 def autoscaler(llmd: LLMDeployment, autoscaling: Autoscaling) -> Manifest:
-    """It targets the Deployment and not the resource's own /scale, which writes a field that Git may own."""
+    """It targets the Deployment and not the resource's own /scale, which writes a field that Git may own.
+
+    An HPA takes no part in going to zero and back: it leaves a Deployment without replicas alone.
+    """
     return child(
         llmd,
         "autoscaling/v2",
         "HorizontalPodAutoscaler",
         spec={
             "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": llmd.metadata.name},
-            "minReplicas": autoscaling.min_replicas,
+            "minReplicas": max(1, autoscaling.min_replicas),
             "maxReplicas": autoscaling.max_replicas,
             "metrics": metrics(autoscaling),
             **({"behavior": autoscaling.behavior} if autoscaling.behavior else {}),
@@ -24,6 +27,8 @@ def autoscaler(llmd: LLMDeployment, autoscaling: Autoscaling) -> Manifest:
 def metrics(autoscaling: Autoscaling) -> list[Manifest]:
     """The HPA follows the one that asks for most pods."""
     found = []
+    if autoscaling.concurrency is not None:
+        found.append(pods_metric(REQUESTS_IN_FLIGHT, str(autoscaling.concurrency)))
     if autoscaling.queue_depth is not None:
         found.append(pods_metric(REQUESTS_WAITING, str(autoscaling.queue_depth)))
     if autoscaling.kv_cache_usage is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from octavo_operator.scaling.samples import METRICS
+from octavo_operator.scaling.samples import METRICS, WINDOW
 
 GROUP = "custom.metrics.k8s.io"
 VERSIONS = ("v1beta2", "v1beta1")
@@ -92,6 +92,6 @@ def _item(version: str, found: Value) -> dict[str, Any]:
         },
         **named,
         "timestamp": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "windowSeconds": 1,
+        "windowSeconds": WINDOW,
         "value": quantity(found.value),
     }

@@ -1,16 +1,22 @@
 """What the engine pods last said of themselves. Pure: the clock is passed in."""
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from octavo_operator.names import KV_CACHE_USAGE, REQUESTS_WAITING
+from octavo_operator.names import KV_CACHE_USAGE, PROMPT_TOKENS, REQUESTS_IN_FLIGHT, REQUESTS_WAITING
 
 METRICS: Mapping[str, str] = {
+    REQUESTS_IN_FLIGHT: "Requests that run or wait for a place in a batch.",
     REQUESTS_WAITING: "Requests that wait for a place in a batch.",
     KV_CACHE_USAGE: "Share of the KV cache in use, 0 to 1.",
 }
 STALE_SECONDS = 5.0
+WINDOW = 5
+"""Samples, one a second, whose mean an HPA is told: what it hears lags by two seconds, and a burst of less
+than a second does not make it start pods."""
+_READ = frozenset({*METRICS, PROMPT_TOKENS})
 
 PodName = tuple[str, str]
 """Namespace and name."""
@@ -24,13 +30,18 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Samples:
-    """The latest sample of each pod."""
+    """The latest samples of each pod."""
 
     def __init__(self) -> None:
-        self._latest: dict[PodName, Sample] = {}
+        self._latest: dict[PodName, deque[Sample]] = {}
 
     def take(self, pod: PodName, sample: Sample) -> None:
-        self._latest[pod] = sample
+        self._latest.setdefault(pod, deque(maxlen=WINDOW)).append(sample)
+
+    def latest(self, pod: PodName, now: float) -> Sample | None:
+        """The last sample; None when there is none or it is stale."""
+        found = self._latest.get(pod)
+        return found[-1] if found and now - found[-1].at <= STALE_SECONDS else None
 
     def keep(self, pods: Iterable[PodName]) -> None:
         """Forget all pods but these."""
@@ -38,23 +49,25 @@ class Samples:
         self._latest = {pod: sample for pod, sample in self._latest.items() if pod in kept}
 
     def get(self, pod: PodName, metric: str, now: float) -> tuple[float, float] | None:
-        """Value and time of the pod's metric; None when there is none or it is stale."""
-        sample = self._latest.get(pod)
-        if sample is None or metric not in sample.values or now - sample.at > STALE_SECONDS:
+        """The metric's mean and the last sample's time; None without a sample, or when it is stale."""
+        sample = self.latest(pod, now)
+        if sample is None or metric not in sample.values:
             return None
-        return sample.values[metric], sample.at
+        since = sample.at - WINDOW
+        values = [s.values[metric] for s in self._latest[pod] if s.at > since and metric in s.values]
+        return sum(values) / len(values), sample.at
 
 
 def parse(exposition: str) -> dict[str, float]:
-    """The metrics of Prometheus' text format that an HPA reads.
+    """The metrics of Prometheus' text format that an HPA reads, and those that tell whether a pod is at work.
 
-    Waiting requests add up over label sets (several API processes); of usages the largest counts.
+    Requests and tokens add up over label sets (several API processes); of usages the largest counts.
     """
     found: dict[str, float] = {}
     for line in exposition.splitlines():
         name, _, _ = line.partition(" ")
         name = name.partition("{")[0]
-        if name in METRICS:
+        if name in _READ:
             value = _value(line)
             found[name] = (
                 max(found.get(name, 0.0), value) if name == KV_CACHE_USAGE else found.get(name, 0.0) + value

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import aiohttp
 
@@ -32,7 +32,7 @@ class Scraper:
         self, pods: Callable[[], Iterable[Pod]], samples: Samples, telemetry: Telemetry, port: int = PORT
     ) -> None:
         self._pods = pods
-        self._samples = samples
+        self.samples = samples
         self._telemetry = telemetry
         self._port = port
         self._session: aiohttp.ClientSession | None = None
@@ -51,6 +51,11 @@ class Scraper:
                 await self.round()
                 await asyncio.sleep(max(0.0, INTERVAL - (time.monotonic() - begun)))
 
+    def latest(self, pod: Pod) -> Mapping[str, float] | None:
+        """What a pod told last; None when it has not lately."""
+        sample = self.samples.latest((pod.namespace, pod.name), time.time())
+        return sample.values if sample else None
+
     async def freshen(self, pods: Iterable[Pod]) -> None:
         """Scrape those that nobody has scraped for a second, and all of them regularly from now on."""
         now, found = time.monotonic(), list(pods)
@@ -64,7 +69,7 @@ class Scraper:
         self._interest = {key: at for key, at in self._interest.items() if at > since}
         wanted = [pod for pod in self._pods() if pod.key in self._interest]
         names = {(pod.namespace, pod.name) for pod in wanted}
-        self._samples.keep(names)
+        self.samples.keep(names)
         self._tried = {name: at for name, at in self._tried.items() if name in names}
         await self._scrape_all(wanted)
 
@@ -85,4 +90,4 @@ class Scraper:
             log.debug("scrape of %s/%s: %r", pod.namespace, pod.name, error)
             return
         self._telemetry.scrapes.labels("done").inc()
-        self._samples.take((pod.namespace, pod.name), Sample(values, time.time()))
+        self.samples.take((pod.namespace, pod.name), Sample(values, time.time()))

@@ -1,4 +1,4 @@
-"""The metrics API put together: scraper, certificate, server, and their upkeep."""
+"""The metrics API put together: certificate, server, and their upkeep."""
 
 import asyncio
 import datetime
@@ -16,11 +16,9 @@ from octavo_operator.observed import Pod
 from octavo_operator.scaling.access import Delegation
 from octavo_operator.scaling.certificates import Bundle
 from octavo_operator.scaling.registration import FrontProxy, Registration
-from octavo_operator.scaling.samples import Samples
 from octavo_operator.scaling.scraper import Scraper
 from octavo_operator.scaling.server import MetricsApi
 from octavo_operator.settings import Settings
-from octavo_operator.telemetry import Telemetry
 from octavo_operator.work_queue import delay_after
 
 log = logging.getLogger(__name__)
@@ -51,22 +49,20 @@ class MetricsService:
         client: ApiClient,
         pods: PodSource,
         settings: Settings,
-        telemetry: Telemetry,
+        scraper: Scraper,
         leadership: Leadership,
     ) -> None:
         self._leadership = leadership
-        samples = Samples()
         self._settings = settings
         self._registration = Registration(client, settings.namespace, settings.service_name)
-        self._scraper = Scraper(pods.all_pods, samples, telemetry, settings.engine_port)
         self._proxy = FrontProxy()
         self._bundle: Bundle | None = None
         self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._tls.verify_mode = ssl.CERT_OPTIONAL  # callers with a bearer token have no certificate
         self._api = MetricsApi(
             lambda namespace: (pod for pod in pods.all_pods() if pod.namespace == namespace),
-            self._scraper.freshen,
-            samples,
+            scraper.freshen,
+            scraper.samples,
             Delegation(client),
             lambda: self._proxy,
         )
@@ -74,7 +70,6 @@ class MetricsService:
     async def run(self) -> None:
         """Serve as soon as there is a certificate, and keep all that right."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._scraper.run())
             await self._first_upkeep()
             group.create_task(self._upkeep_when_won())
             group.create_task(self._upkeep_for_ever())

@@ -20,7 +20,6 @@ from octavo_router.errors import (
     UpstreamTimeoutError,
 )
 from octavo_router.prompt import Asked, Features, read_body, renamed
-from octavo_router.proxy.account import Account
 from octavo_router.proxy.heads import LAST_CHUNK, Framing, ResponseHead, error_event, upstream_head
 from octavo_router.proxy.reader import Request
 from octavo_router.proxy.upstream import UpstreamConnection
@@ -39,7 +38,6 @@ class Exchange:
     """One request and its response."""
 
     __slots__ = (
-        "_account",
         "_begun",
         "_chunked",
         "_client",
@@ -50,13 +48,12 @@ class Exchange:
         "_framing",
         "_gateway",
         "_head_out",
+        "_held",
         "_keep_alive",
-        "_patience",
         "_renewed",
         "_request",
         "_route",
         "_since",
-        "_status",
         "_stream",
         "_tried",
         "_upstream",
@@ -66,18 +63,8 @@ class Exchange:
     _route: Route
     _features: Features
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        client: ClientConnection,
-        request: Request,
-        request_id: bytes,
-        account: Account | None,
-    ) -> None:
+    def __init__(self, gateway: Gateway, client: ClientConnection, request: Request) -> None:
         self._gateway = gateway
-        self._account = account
-        self._patience = gateway.upstream_timeout  # for which the pod may be silent
-        self._status = 0
         self._client = client
         self._request = request
         self._figures = gateway.figures.unrouted
@@ -87,9 +74,10 @@ class Exchange:
         self._connecting: asyncio.Task[None] | None = None
         self._tried: list[Endpoint] = []
         self._head_out = b""
+        self._held = False  # waits for the first pod of a model that sleeps
         self._begun = self._renewed = self._chunked = self._stream = self._keep_alive = False
         self._framing = Framing.LENGTH
-        self.request_id = request_id
+        self.request_id = request.head.request_id or gateway.new_id()
 
     def start(self) -> None:
         """Routes the request and sends it, or answers why not."""
@@ -97,29 +85,17 @@ class Exchange:
         try:
             asked = read_body(request.body)
             self._features = Features(asked, request.head.headers, gateway.session_header)
-            self._route = route = gateway.registry.route(self._features, self._permitted(asked))
+            self._route = route = gateway.registry.route(self._features)
         except RouterError as error:
             self._figures.in_flight += 1
             self._refuse(error)
             return
         if not route.deployment.answers_to(asked.model):
             request.replace_body(renamed(request.body, route.deployment.key))
-        if asked.streams:
-            self._patience = gateway.settings.first_byte_timeout
         route.requests += 1
         self._figures = route.figures
         self._figures.in_flight += 1
         self._try(self._since)
-
-    def _permitted(self, asked: Asked) -> str | None:
-        """The namespace that may be asked for; None: all. Raises TokenRateError."""
-        account = self._account
-        if account is None:
-            return None
-        account.asked(asked.model, len(self._request.body), streams=asked.streams)
-        if account.key is not None:
-            account.key.check_rate(self._since)
-        return account.namespace
 
     # --- tries
 
@@ -127,6 +103,9 @@ class Exchange:
         """Sends to the next pod, or answers that there is none."""
         gateway = self._gateway
         candidates = self._route.candidates(now, self._tried)
+        if not candidates and self._may_be_held():
+            self._hold(now)
+            return
         if not candidates or (self._tried and not self._may_retry(now)):
             self._refuse(self._none_left())
             return
@@ -136,8 +115,24 @@ class Exchange:
             gateway.figures.retries += 1
         self._reach(endpoint, gateway.pool.take(endpoint), now)
 
+    def _may_be_held(self) -> bool:
+        route, settings = self._route, self._gateway.settings
+        return route.deployment.sleeps and not route.ready and route.holds < settings.hold_requests
+
+    def _hold(self, now: float) -> None:
+        self._held = True
+        self._tried.clear()
+        self._client.deadline = now + self._gateway.settings.hold_timeout
+        self._route.hold(self)
+        self._gateway.registry.on_wanted(self._route)
+
+    def woken(self) -> None:
+        """There is a pod now."""
+        self._held = False
+        self._try(self._gateway.now())
+
     def _reach(self, endpoint: Endpoint, idle: UpstreamConnection | None, now: float) -> None:
-        self._client.deadline = now + self._patience
+        self._client.deadline = now + self._gateway.upstream_timeout
         if idle is not None:
             self.connected(idle)
         else:
@@ -149,8 +144,6 @@ class Exchange:
         self._upstream = upstream
         head, body = self._request.head, self._request.body
         extra = self._client.forwarded_for() if self._gateway.settings.forwarded else b""
-        if self._account is not None:
-            extra += self._account.trace_line
         upstream.send(
             self, upstream_head(head, upstream.endpoint.host_header, len(body), self.request_id, extra), body
         )
@@ -184,6 +177,11 @@ class Exchange:
 
     def _none_left(self) -> RouterError:
         model = self._features.asked.model
+        if self._route.deployment.sleeps and not self._route.ready:
+            return NoReadyPodError(
+                f"The model {model!r} is starting, and {self._route.holds} requests wait for it already; "
+                "try again in a few seconds."
+            )
         if not self._tried:
             return NoReadyPodError(
                 f"The model {model!r} has no ready pod at the moment; try again in a few seconds."
@@ -204,17 +202,12 @@ class Exchange:
         self._request.drop_body()
         self._judge(head.status)
         self._begun = True
-        self._status = head.status
         self._figures.answered(head.status)
         self._figures.first_byte(self._gateway.now() - self._since)
         self._framing = framing = _framing(head, request.http10)
         self._keep_alive = request.keep_alive and framing != Framing.CLOSE and not self._gateway.closing
         self._chunked = framing == Framing.CHUNKED
         self._stream = not head.sized and head.event_stream
-        if self._stream:
-            self._patience = self._gateway.settings.chunk_timeout
-        if self._account is not None:
-            self._account.first_byte(self._gateway.now())
         self._head_out = head.to_client(
             framing, keep_alive=self._keep_alive, http10=request.http10, request_id=self.request_id
         )
@@ -235,8 +228,6 @@ class Exchange:
         out = self._head_out
         if out:
             self._head_out = b""
-        if self._account is not None:
-            self._account.feed(body)
         if not self._chunked:
             out = out + body if out else body
         elif body:
@@ -249,7 +240,7 @@ class Exchange:
             self._end()
             client.finished(self._keep_alive)
         elif out:
-            client.deadline = self._gateway.now() + self._patience
+            client.deadline = self._gateway.now() + self._gateway.upstream_timeout
             client.transport.write(out)
 
     def lost(self) -> None:
@@ -282,25 +273,28 @@ class Exchange:
     def resume(self) -> None:
         if self._upstream is not None:
             self._upstream.resume()
-            self._client.deadline = self._gateway.now() + self._patience
+            self._client.deadline = self._gateway.now() + self._gateway.upstream_timeout
 
     def cancel(self) -> None:
         """The client has left."""
         if not self._begun:
-            self._status = _CLIENT_LEFT
             self._figures.answered(_CLIENT_LEFT)
         self._gateway.figures.cancelled += 1
         self._abandon()
         self._end()
 
     def expire(self) -> None:
-        """The pod has been silent for too long. Of a stream that has not begun another pod may do better."""
-        if not self._begun and self._features.asked.streams and self._has_another():
-            self._abandon()
-            self._try_next()
+        """The pod has been silent for too long, or none has come."""
+        if self._held:
+            seconds = self._gateway.settings.hold_timeout
+            model = self._features.asked.model
+            self._refuse(
+                NoReadyPodError(f"The model {model!r} was asleep and has not started in {seconds:g} seconds.")
+            )
             return
         self._abandon()
-        self.fail(UpstreamTimeoutError(f"The model's pod has sent nothing for {self._patience:g} seconds."))
+        seconds = self._gateway.upstream_timeout
+        self.fail(UpstreamTimeoutError(f"The model's pod has sent nothing for {seconds:g} seconds."))
 
     # --- ends
 
@@ -312,18 +306,16 @@ class Exchange:
             self._upstream.abandon()
 
     def _end(self) -> None:
-        endpoint = self._leave_endpoint()
-        if self._account is not None:
-            tries = len(self._tried) + (endpoint is not None)
-            pod = endpoint.address if endpoint is not None else ""
-            self._account.close(self._status, self._figures.label, pod, tries, self._gateway.now())
+        if self._held:
+            self._held = False
+            self._route.let_go(self)
+        self._leave_endpoint()
         self._figures.in_flight -= 1
         self._request.drop_body()
 
     def _refuse(self, error: RouterError) -> None:
         """Answers with an error: nothing has reached the client yet."""
         if not self._begun:
-            self._status = error.status
             self._figures.answered(error.status)
         self._end()
         self._client.refuse(error, self._request.head, self.request_id)

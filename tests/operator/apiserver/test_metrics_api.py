@@ -112,6 +112,7 @@ def test_apiservices_are_available_and_discoverable(kube: Any, served: Any) -> N
     kube.wait("availability", available, 60)
     found = kube.request("GET", "/apis/custom.metrics.k8s.io/v1beta2")
     assert {r["name"] for r in found["resources"]} == {
+        "pods/octavo_num_requests_in_flight",
         "pods/octavo_num_requests_waiting",
         "pods/octavo_kv_cache_usage_ratio",
     }

@@ -36,6 +36,20 @@ def test_stale_samples_are_withheld(age: float, there: bool) -> None:
     assert (samples.get(POD, REQUESTS_WAITING, 100 + age) is not None) is there
 
 
+def test_an_hpa_hears_the_mean_of_the_last_seconds_with_the_time_of_the_last() -> None:
+    samples = Samples()
+    for second, waiting in enumerate([9.0, 0.0, 0.0, 10.0, 0.0, 5.0]):
+        samples.take(POD, Sample({REQUESTS_WAITING: waiting}, at=100 + second))
+    assert samples.get(POD, REQUESTS_WAITING, 105) == (3, 105)
+
+
+def test_samples_from_before_a_gap_do_not_count() -> None:
+    samples = Samples()
+    samples.take(POD, Sample({REQUESTS_WAITING: 100}, at=90))
+    samples.take(POD, Sample({REQUESTS_WAITING: 2}, at=100))
+    assert samples.get(POD, REQUESTS_WAITING, 100) == (2, 100)
+
+
 def test_pods_that_are_gone_are_forgotten() -> None:
     samples = Samples()
     samples.take(POD, Sample({REQUESTS_WAITING: 1}, at=100))
