@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -18,10 +18,14 @@ from torch import Tensor
 
 import kernels as bench
 from gpu_timing import copy_bandwidth, median_seconds
+from octavo_engine.runner.kernels import fp8 as reference
+from octavo_engine.runner.kernels.fp8 import Quantized
 from octavo_engine.runner.kernels.triton import gemv, launch
 from octavo_engine.runner.kernels.triton.activation import silu_and_mul
 from octavo_engine.runner.kernels.triton.attention import PagedPlan, paged_attention, plan_attention
-from octavo_engine.runner.kernels.triton.norm import add_rms_norm, rms_norm
+from octavo_engine.runner.kernels.triton.fp8 import quantize
+from octavo_engine.runner.kernels.triton.fp8_products import Products
+from octavo_engine.runner.kernels.triton.norm import add_rms_norm, add_rms_norm_fp8, rms_norm
 from octavo_engine.runner.kernels.triton.rope import rope_and_cache
 from octavo_engine.runner.kernels.triton.sampling import SamplingColumns, sample
 
@@ -93,6 +97,41 @@ def step(weights: Weights, batch: Batch, linear: Linear, gated: Linear) -> Tenso
     return sample(logits, batch.columns, filtered=False)[0]
 
 
+def step_fp8(
+    layers: list[dict[str, Quantized]], weights: Weights, batch: Batch, products: Products, head: Linear
+) -> Tensor:
+    """The same in FP8; the head stays in bfloat16."""
+    x, residual, dtype = batch.hidden, batch.residual, torch.bfloat16
+    for layer, cache in zip(layers, batch.caches, strict=True):
+        normed, residual = add_rms_norm_fp8(x, residual, weights.norm, 1e-5)
+        qkv = products.linear(normed, layer["qkv"], None, dtype).view(x.shape[0], -1, bench.SHAPE.head_dim)
+        q = rope_and_cache(qkv, batch.angle, batch.angle, cache[0], cache[1], batch.slots)
+        attended = paged_attention(q, cache[0], cache[1], batch.plan, 0.088).flatten(1)
+        x = products.linear(quantize(attended), layer["out"], None, dtype)
+        normed, residual = add_rms_norm_fp8(x, residual, weights.norm, 1e-5)
+        gated = products.gated_quantized(normed, layer["gate_up"], None, "silu", dtype)
+        x = products.linear(gated, layer["down"], None, dtype)
+    logits = head(rms_norm(x, weights.norm, 1e-5), weights.head)
+    return sample(logits, batch.columns, filtered=False)[0]
+
+
+def measure_fp8(weights: Weights, rows: int, bandwidth: float) -> None:
+    """With the cache in bfloat16 and in FP8."""
+    layers = [{name: reference.quantize(w) for name, w in layer.items()} for layer in weights.layers]
+    nbytes = weights.head.nbytes + sum(w.values.nbytes for layer in layers for w in layer.values())
+    products, head = Products(bench.CUDA), gemv.SmallProducts(bench.CUDA).linear
+    for name, dtype in (("FP8", torch.bfloat16), ("FP8, cache in FP8", reference.FP8)):
+        batch = Batch.random(rows)
+        batch = replace(batch, caches=[cache.to(dtype) for cache in batch.caches])
+        floor = (nbytes + batch.nbytes) / bandwidth
+        work = partial(step_fp8, layers, weights, batch, products, head)
+        seconds = median_seconds([work], launches=2, runs=9)
+        print(
+            f"   {name:32} {seconds * 1e3:7.3f} ms  {floor / seconds:4.0%} of {floor * 1e3:.2f} ms",
+            flush=True,
+        )
+
+
 def ways() -> dict[str, tuple[bool, Linear, Linear]]:
     """Name -> (whether kernels overlap, the products, the gated product)."""
     own = gemv.SmallProducts(bench.CUDA)
@@ -126,6 +165,7 @@ def main() -> None:
     bandwidth, weights = copy_bandwidth(), Weights.random()
     for rows in parser.parse_args().rows:
         measure(weights, rows, bandwidth)
+        measure_fp8(weights, rows, bandwidth)
         torch.cuda.empty_cache()
 
 

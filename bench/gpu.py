@@ -1,6 +1,6 @@
 """The engine on one GPU: what docs/performance.md's table asks of it, in process and over HTTP.
 
-Usage: PYTHONPATH=engine python bench/gpu.py [--runs 3] [--only start offline mixed http fp8] [--result NAME].
+Usage: PYTHONPATH=engine python bench/gpu.py [--runs 3] [--only GROUP ...] [--result NAME].
 The model has Llama 3.1 8B's shape and random weights; requests have 512 random tokens in and 128 out at
 temperature 1. Figures go to bench/results/engine-CARD.json as they are known; those of other groups stay.
 bench/gpu.sh runs this with all else.
@@ -28,7 +28,14 @@ import gpu_http
 from gpu_model import VOCAB, write_config
 from octavo_engine.bench.mixed import Mixture, measure_mixed
 from octavo_engine.bench.prefix import measure_prefix
-from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from octavo_engine.config import (
+    CacheConfig,
+    CacheDtype,
+    EngineConfig,
+    ModelConfig,
+    QuantizationMethod,
+    SchedulerConfig,
+)
 from octavo_engine.engine import EngineCore
 from octavo_engine.messages import AddRequest
 from octavo_engine.runner.model_runner import ModelRunner
@@ -164,23 +171,35 @@ class Bench:
             if figure.startswith("tpot_ms"):
                 yield f"fp8_{figure}", value, f"{what}; weights and activations in FP8"
 
+    def fp8_kv_tpot(self) -> Iterator[Figure]:
+        for figure, value, what in self.fp8_tpot():
+            yield figure.replace("fp8_", "fp8_kv_"), value, f"{what}, KV cache too"
 
-def configuration(folder: str, quantization: str | None = None) -> EngineConfig:
+
+def configuration(
+    folder: str, quantization: QuantizationMethod | None = None, cache: CacheDtype = "auto"
+) -> EngineConfig:
     write_config(Path(folder))
-    extra = {"quantization": quantization} if quantization else {}
     return EngineConfig(
         model=ModelConfig(
-            source=folder, load_format="dummy", dtype="bfloat16", device="cuda", max_model_len=8192, **extra
+            source=folder,
+            load_format="dummy",
+            dtype="bfloat16",
+            device="cuda",
+            max_model_len=8192,
+            quantization=quantization,
         ),
-        cache=CacheConfig(),
+        cache=CacheConfig(dtype=cache),
         scheduler=SchedulerConfig(max_waiting=1 << 30),
     )
 
 
 @contextmanager
-def engine(quantization: str | None = None) -> Iterator[EngineCore]:
+def engine(
+    quantization: QuantizationMethod | None = None, cache: CacheDtype = "auto"
+) -> Iterator[EngineCore]:
     with tempfile.TemporaryDirectory() as folder:
-        config = configuration(folder, quantization)
+        config = configuration(folder, quantization, cache)
         core = EngineCore(config, ModelRunner(config))
         ready = core.start()
         print(f"{ready.num_blocks} blocks, loaded in {ready.load_seconds:.1f} s", flush=True)
@@ -232,8 +251,13 @@ def start(runs: int) -> Iterator[Figure]:
     yield "start_s.8b", found, "a new process to its first token; kernels in the disk cache, no weights read"
 
 
-def in_process(runs: int, names: list[str], quantization: str | None = None) -> Iterator[Figure]:
-    with engine(quantization) as core:
+def in_process(
+    runs: int,
+    names: list[str],
+    quantization: QuantizationMethod | None = None,
+    cache: CacheDtype = "auto",
+) -> Iterator[Figure]:
+    with engine(quantization, cache) as core:
         bench = Bench(core, runs)
         for name in names:
             for figure, value, what in getattr(bench, name)():
@@ -251,17 +275,16 @@ def figures(arguments: argparse.Namespace) -> Iterator[Figure]:
     if "http" in only:
         yield from gpu_http.measure(runs, arguments.api_workers, arguments.clients)
     if "fp8" in only:
-        if "quantization" in ModelConfig.__struct_fields__:
-            yield from in_process(runs, ["fp8_tpot"], "fp8")
-        else:
-            print("fp8: not built")
+        yield from in_process(runs, ["fp8_tpot"], "fp8")
+    if "fp8_kv" in only:
+        yield from in_process(runs, ["fp8_kv_tpot"], "fp8", "fp8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
     groups = ["start", "offline", "mixed", "http", "fp8"]
-    parser.add_argument("--only", nargs="+", default=groups, choices=[*groups, *OFFLINE])
+    parser.add_argument("--only", nargs="+", default=groups, choices=[*groups, "fp8_kv", *OFFLINE])
     parser.add_argument("--result", default=None, help="default: engine-CARD")
     parser.add_argument("--api-workers", type=int, default=4)
     parser.add_argument("--clients", type=int, nargs="+", default=list(BATCHES), help="over HTTP")

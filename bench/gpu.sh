@@ -2,7 +2,7 @@
 # All that docs/performance.md asks of one GPU, in one call.
 #
 #   bench/gpu.sh [GROUP ...]       default: start offline mixed http fp8
-#   GROUP: kernels offline mixed http fp8 start profile tests all
+#   GROUP: kernels offline mixed http fp8 fp8_kv start profile tests all
 #
 # RUNS=3        measurements of each figure (their median counts)
 # SECONDS_MAX=580  after so many seconds what still runs is ended; what was measured by then is kept
@@ -24,8 +24,8 @@ mkdir -p "$out"
 has() { [[ " ${groups[*]} " == *" $1 "* ]]; }
 for group in "${groups[@]}"; do
   case $group in
-    kernels|offline|mixed|http|fp8|start|profile|tests) ;;
-    *) echo "unknown group $group; known are kernels offline mixed http fp8 start profile tests all" >&2; exit 2 ;;
+    kernels|offline|mixed|http|fp8|fp8_kv|start|profile|tests) ;;
+    *) echo "unknown group $group; known are kernels offline mixed http fp8 fp8_kv start profile tests all" >&2; exit 2 ;;
   esac
 done
 if has tests; then "$python" bench/needs.py --tests || exit 3; else "$python" bench/needs.py || exit 3; fi
@@ -44,8 +44,9 @@ step() { # NAME COMMAND...: run within the time that is left
 
 has tests && step tests "$python" -m pytest tests/engine -q -x --maxfail=20 -n 4 -p no:cacheprovider -m "gpu or kernels"
 has kernels && step kernels "$python" bench/kernels.py --out "$out/kernels.json"
+has kernels && step "kernels in fp8" "$python" bench/kernels_fp8.py --out "$out/kernels_fp8.json"
 wanted=()
-for group in start offline mixed fp8 http; do has "$group" && wanted+=("$group"); done
+for group in start offline mixed fp8 fp8_kv http; do has "$group" && wanted+=("$group"); done
 [ ${#wanted[@]} -eq 0 ] || step "${wanted[*]}" "$python" bench/gpu.py --runs "$runs" --only "${wanted[@]}" \
   --api-workers "${API_WORKERS:-4}"
 has profile && step profile "$python" bench/gpu_profile.py --out "$out/profile.txt"

@@ -1,7 +1,7 @@
 """Times each way of launching the products of few rows and the attention kernels, to choose their settings.
 
-Usage: python bench/kernel_sweep.py [--only gemv|rows|small|decode|prefill] [--out FILE]. Kernels are
-compiled by several processes first; then each setting is timed on the sizes of Llama 3.1 8B.
+Usage: python bench/kernel_sweep.py [--only SWEEP ...] [--out FILE]. Kernels are compiled by several processes
+first; then each setting is timed on the sizes of Llama 3.1 8B.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from triton.runtime.errors import OutOfResources
 
 import kernels as bench
 from gpu_timing import Work, median_seconds
+from octavo_engine.runner.kernels.fp8 import FP8
+from octavo_engine.runner.kernels.triton import fp8
 from octavo_engine.runner.kernels.triton.attention import plan_attention
 from octavo_engine.runner.kernels.triton.decode import DecodeConfig, DecodeScratch, paged_decode
+from octavo_engine.runner.kernels.triton.fp8_products import Fp8Config, fp8_gemv, large_product
 from octavo_engine.runner.kernels.triton.gemv import GemvConfig, GemvScratch, gemv
 from octavo_engine.runner.kernels.triton.prefill import paged_prefill
 from octavo_engine.runner.kernels.triton.prefill_tiles import (
@@ -90,7 +93,7 @@ def gemv_trials(products: dict[str, tuple[int, int]], many: tuple[int, ...]) -> 
                 yield Trial(f"{name} {rows} {kind}", repr(config), works)
 
 
-def decode_trials() -> Iterator[Trial]:
+def decode_trials(dtype: torch.dtype = torch.bfloat16) -> Iterator[Trial]:
     for rows, context in (
         (1, 576),
         (8, 576),
@@ -103,9 +106,9 @@ def decode_trials() -> Iterator[Trial]:
     ):
         layout = bench.layout_of([1] * rows, [context] * rows)
         plan = plan_attention(layout, None, bench.CUDA, bench.SHAPE)
-        nbytes = rows * context * 4096
+        nbytes = rows * context * 2048 * dtype.itemsize
         shape = (2, layout.block_tables.size, bench.BLOCK_SIZE, bench.SHAPE.kv_heads, bench.SHAPE.head_dim)
-        caches = [bench.bf16(*shape) for _ in range(bench.copies(nbytes))]
+        caches = [bench.bf16(*shape).to(dtype) for _ in range(bench.copies(nbytes))]
         q = bench.bf16(rows, bench.SHAPE.heads, bench.SHAPE.head_dim)
         assert plan.scratch is not None
         roomy = DecodeScratch.allocate(4 * rows + 64, 32, 8, 128, bench.CUDA)
@@ -119,7 +122,8 @@ def decode_trials() -> Iterator[Trial]:
                 common = (plan.block_tables, plan.context_lens, 0.1, scratch)  # noqa: B023
                 return [lambda kv=kv: paged_decode(q, kv[0], kv[1], *common, config=config) for kv in caches]  # noqa: B023
 
-            yield Trial(f"decode {rows} x {context}", f"{config} programs={programs}", works)
+            size = f"decode {rows} x {context} {dtype}"
+            yield Trial(size, f"{config} programs={programs}", works)
 
 
 def prefill_trials() -> Iterator[Trial]:
@@ -146,11 +150,53 @@ def prefill_trials() -> Iterator[Trial]:
             yield Trial(f"prefill {tokens} of {context}", repr(config), works)
 
 
+def fp8_settings(rows: int) -> Iterator[Fp8Config]:
+    if rows == 1:
+        tiles = (
+            (8, 1024, 4),
+            (8, 2048, 8),
+            (16, 512, 4),
+            (16, 1024, 4),
+            (16, 1024, 8),
+            (32, 512, 8),
+            (4, 2048, 4),
+        )
+        for (columns, inner, warps), splits in itertools.product(tiles, (1, 2, 4)):
+            yield Fp8Config(columns, inner, splits, warps, 3, dot=False)
+    work = ((4, 3), (4, 4), (4, 5)) if rows <= 64 else ((4, 3), (8, 3), (8, 4))
+    for n, inner, splits, (w, stages) in itertools.product((64, 128), (128, 256), (1, 2, 4), work):
+        yield Fp8Config(n, inner, splits, w, stages)
+
+
+def fp8_trials() -> Iterator[Trial]:
+    """Products in FP8; at ``gate_up`` with the activation."""
+    scratch = GemvScratch.allocate(32768, 8, bench.CUDA)
+    for name, (columns, inner) in bench.PRODUCTS.items():
+        if name == "head":
+            continue
+        count = bench.copies(columns * inner)
+        weights = [fp8.quantize(bench.bf16(columns, inner)) for _ in range(count)]
+        kind = "silu" if name == "gate_up" else "none"
+        for rows in (1, 8, 32, 64, 128):
+            x = fp8.quantize(bench.bf16(rows, inner))
+            torchs = [lambda w=w: large_product(x, w, None, torch.bfloat16) for w in weights]  # noqa: B023
+            yield Trial(f"{name} {rows} fp8", "cublas", lambda: torchs)  # noqa: B023
+            for config in fp8_settings(rows):
+
+                def works(config: Fp8Config = config) -> list[Work]:
+                    common = (None, config, scratch, torch.bfloat16, kind)  # noqa: B023
+                    return [lambda w=w: fp8_gemv(x, w, *common) for w in weights]  # noqa: B023
+
+                yield Trial(f"{name} {rows} fp8", repr(config), works)
+
+
 SWEEPS: dict[str, Callable[[], Iterator[Trial]]] = {
     "gemv": lambda: gemv_trials(bench.PRODUCTS, (1, 8)),
     "rows": lambda: gemv_trials(bench.PRODUCTS, (32, 64, 128)),
     "small": lambda: gemv_trials(SMALL, (1, 8)),
+    "fp8": fp8_trials,
     "decode": decode_trials,
+    "decode fp8": lambda: decode_trials(FP8),
     "prefill": prefill_trials,
 }
 

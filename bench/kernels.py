@@ -111,13 +111,14 @@ def attention_work(layout: SequenceLayout) -> Callable[[torch.Tensor, torch.Tens
     return lambda q, kv: lambda: paged_attention(q, kv[0], kv[1], plan, SHAPE.head_dim**-0.5)
 
 
-def decode_case(rows: int, context: int) -> Case:
+def decode_case(rows: int, context: int, dtype: torch.dtype = torch.bfloat16) -> Case:
     layout = layout_of([1] * rows, [context] * rows)
-    nbytes = rows * context * 4 * SHAPE.kv_heads * SHAPE.head_dim
-    blocks = layout.block_tables.size
-    caches = [bf16(2, blocks, BLOCK_SIZE, SHAPE.kv_heads, SHAPE.head_dim) for _ in range(copies(nbytes))]
+    nbytes = rows * context * 2 * dtype.itemsize * SHAPE.kv_heads * SHAPE.head_dim
+    shape = (2, layout.block_tables.size, BLOCK_SIZE, SHAPE.kv_heads, SHAPE.head_dim)
+    caches = [bf16(*shape).to(dtype) for _ in range(copies(nbytes))]
     work, q = attention_work(layout), bf16(rows, SHAPE.heads, SHAPE.head_dim)
-    return Case("paged_decode", f"{rows} x {context}", [work(q, kv) for kv in caches], nbytes)
+    name = "paged_decode" if dtype is torch.bfloat16 else "paged_decode fp8"
+    return Case(name, f"{rows} x {context}", [work(q, kv) for kv in caches], nbytes)
 
 
 def prefill_case(sequences: int, tokens: int, context: int) -> Case:
@@ -226,7 +227,8 @@ def measure(case: Case, bandwidth: float, rate: float) -> Row:
     return Row(case.kernel, case.size, seconds * 1e6, max(by_memory, by_matrix) / seconds, limit, peer)
 
 
-def main() -> None:
+def run(cases: Callable[[], Iterator[Case]]) -> None:
+    """The program: measure ``cases``, print them, and write them where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="measure only kernels whose name holds this")
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
@@ -239,17 +241,20 @@ def main() -> None:
     for case in cases():
         if arguments.only in case.kernel:
             rows.append(measure(case, bandwidth, rate))
-            row = rows[-1]
-            peer = f"{row.peer_microseconds:8.1f}" if row.peer_microseconds else ""
-            print(
-                f"{row.kernel:22} {row.size:18} {row.microseconds:9.1f} {row.share:6.0%} {row.limit} {peer}",
-                flush=True,
-            )
+            show(rows[-1])
         torch.cuda.empty_cache()
     if arguments.out:
         report = {"card": card, "copy_bytes_s": bandwidth, "matmul_flop_s": rate}
         arguments.out.write_text(json.dumps({**report, "kernels": [asdict(row) for row in rows]}, indent=1))
 
 
+def show(row: Row) -> None:
+    peer = f"{row.peer_microseconds:8.1f}" if row.peer_microseconds else ""
+    print(
+        f"{row.kernel:22} {row.size:18} {row.microseconds:9.1f} {row.share:6.0%} {row.limit} {peer}",
+        flush=True,
+    )
+
+
 if __name__ == "__main__":
-    main()
+    run(cases)
