@@ -24,6 +24,10 @@ def disk_errors(folder: Path) -> Iterator[None]:
 def _refused(folder: Path, error: OSError) -> DownloadRefused:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DownloadRefused(f"No space is left at {folder} for the model; give the cache a larger volume.")
+    if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+        return DownloadRefused(
+            f"The model cache at {folder} cannot be locked; use a volume with flock (NFS 4, CephFS, a disk)."
+        )
     reason = os.strerror(error.errno) if error.errno else str(error)
     return DownloadRefused(
         f"The model cache cannot be written at {folder}: {reason}; make it writable for user {os.getuid()}."

@@ -57,10 +57,11 @@ class Fetcher(NamedTuple):
         listing = self.patience.call(repository.listing)
         files = wanted(listing.files, source.inside, source.text)
         folder = self.cache.folder(source, listing.revision)
-        with self.cache.locked(f"{folder.parent.name}-{folder.name}", self.progress):
+        revision = f"{folder.parent.name}-{folder.name}"
+        with self.cache.locked(revision, self.progress):
             if not folder.is_dir():  # another source may have led to the same revision
                 transfer = Transfer(client, repository, self.progress, self.patience)
-                with repeating(SHARE_SECONDS, lambda: self.cache.share(name, self.progress.now)):
+                with repeating(SHARE_SECONDS, lambda: self.cache.share((name, revision), self.progress.now)):
                     self._fill(folder, files, transfer, source.inside)
         return folder
 
