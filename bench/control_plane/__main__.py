@@ -144,7 +144,7 @@ def rows_of(part: str, found: Found) -> list[dict[str, Any]]:
 
 CONDITIONS = {
     "figures": "Octavo and a controller-runtime operator of the same job on one API server, five children "
-    "each; single resources by turns, then 1,000 at once; 50 Deployments edited and 50 Services deleted",
+    "each; single resources by turns, then 1,000 at once; 50 Deployments edited, 50 Services deleted by hand",
     "failover": f"two replicas each; {ROUNDS} times kill -9 of the leader, until a new "
     "resource has its children",
     "metric-age": f"two replicas, {metric_age.PODS} pods, asked through the API server every 0.1 to 3 s; "

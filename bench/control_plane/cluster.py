@@ -27,7 +27,7 @@ CHILDREN = (
 )
 MERGE = {"Content-Type": "application/merge-patch+json"}
 AT_ONCE = 16
-LONGEST = 240.0  # seconds
+LONGEST = 900.0  # seconds
 
 
 def resource(name: str, **spec: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ Passthrough = dict[str, Any]
 """A part of the Pod or HPA API that is handed on as it is."""
 
 
-class Part(msgspec.Struct, rename="camel", kw_only=True, frozen=True, omit_defaults=True):
+class Part(msgspec.Struct, rename="camel", kw_only=True, frozen=True, omit_defaults=True, gc=False):
     """Base of all parts: camelCase on the wire, unknown fields ignored."""
 
 
@@ -138,7 +138,7 @@ class Spec(Part, frozen=True):
     image_pull_secrets: list[Passthrough] = []
 
 
-class Condition(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
+class Condition(msgspec.Struct, rename="camel", kw_only=True, frozen=True, gc=False):
     type: str
     status: str
     reason: str
@@ -147,7 +147,7 @@ class Condition(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
     observed_generation: int = 0
 
 
-class Download(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
+class Download(msgspec.Struct, rename="camel", kw_only=True, frozen=True, gc=False):
     """Of the pod that is least far."""
 
     downloaded_bytes: int = 0
@@ -157,7 +157,7 @@ class Download(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
     progress: str = ""
 
 
-class Status(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
+class Status(msgspec.Struct, rename="camel", kw_only=True, frozen=True, gc=False):
     observed_generation: int = 0
     replicas: int = 0
     ready_replicas: int = 0
@@ -174,7 +174,7 @@ class Status(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
         return self.wake_requested != self.wake_handled
 
 
-class Metadata(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
+class Metadata(msgspec.Struct, rename="camel", kw_only=True, frozen=True, gc=False):
     name: str
     namespace: str
     uid: str
@@ -183,7 +183,7 @@ class Metadata(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
     deletion_timestamp: str | None = None
 
 
-class LLMDeployment(msgspec.Struct, kw_only=True, frozen=True):
+class LLMDeployment(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     """One resource as the API server holds it."""
 
     metadata: Metadata
