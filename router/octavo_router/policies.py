@@ -7,8 +7,8 @@ included (the engine reports them), kept up to date with what this router sends.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, Protocol, TypeVar, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from octavo_router.prefix import PrefixTable
 from octavo_router.prompt import Features, half_of
@@ -137,14 +137,13 @@ def preferred(candidates: Sequence[C], key: int, limit: int) -> C:
     return best
 
 
-def _deepest(candidates: Sequence[C], depths: dict[Candidate, int], enough: int, limit: int) -> C | None:
+def _deepest(candidates: Sequence[C], depths: Mapping[Any, int], enough: int, limit: int) -> C | None:
     best, reach, least = None, enough, 0
-    for candidate in candidates:
-        depth = depths.get(candidate, 0)
+    for holder, depth in depths.items():  # few, where the candidates may be many
         if depth >= reach:
-            load = candidate.load
-            if load < limit and (best is None or depth > reach or load < least):
-                best, reach, least = candidate, depth, load
+            load = holder.load
+            if load < limit and (best is None or depth > reach or load < least) and holder in candidates:
+                best, reach, least = holder, depth, load
     return best
 
 

@@ -100,11 +100,12 @@ def _block_ends() -> Iterator[int]:
 
 
 _ENDS: Final = tuple(_block_ends())
+_HALVES: Final = (1, *(bisect_left(_ENDS, end / 2) + 1 for end in _ENDS))
 
 
 def half_of(blocks: Sequence[int]) -> int:
     """How many of the leading blocks hold half of the bytes; at least 1."""
-    return bisect_left(_ENDS, _ENDS[len(blocks) - 1] / 2) + 1 if blocks else 1
+    return _HALVES[len(blocks)]
 
 
 def chained(text: bytes, seed: int) -> list[int]:
