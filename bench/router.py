@@ -204,9 +204,9 @@ def conditions(runs: int, seconds: float) -> str:
     layout = f"loopback, {PODS} pods, router on one core, load and pods (in C) on another"
     work = (
         f"policy prefix, 1 KB bodies, 64 clients, chunks of 250 bytes; median of {runs} runs of {seconds:g} s"
-    work += f"; the machine's load average {os.getloadavg()[0]:.0f}, of which 2 are the bench's"
     )
-    return f"{cpu}; Python {platform.python_version()}, {parts}; {layout}; {work}"
+    load = f"load average {os.getloadavg()[0]:.0f}, of which 2 are the bench's"
+    return f"{cpu}; Python {platform.python_version()}, {parts}; {layout}; {work}; {load}"
 
 
 def main() -> None:
