@@ -40,9 +40,14 @@ class Downloads:
         kept = {(pod.namespace, pod.name) for pod in pods}
         self._latest = {name: found for name, found in self._latest.items() if name in kept}
 
-    def of(self, pods: Iterable[Pod]) -> dict[str, Download]:
-        """By name; pods whose download has ended have none."""
-        found = ((pod.name, self._latest.get((pod.namespace, pod.name))) for pod in pods if is_fetching(pod))
+    def of(self, pods: Iterable[Pod], told: Download | None = None) -> dict[str, Download]:
+        """By name; pods whose download has ended have none.
+
+        `told` is what the status says: it stands for pods that a new operator has not asked yet.
+        """
+        found = (
+            (pod.name, self._latest.get((pod.namespace, pod.name), told)) for pod in pods if is_fetching(pod)
+        )
         return {name: download for name, download in found if download is not None}
 
 

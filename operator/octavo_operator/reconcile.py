@@ -159,7 +159,7 @@ class Reconciler:
             pods=pods,
             template=_template(desired),
             blockers=blockers,
-            downloads=self._downloads.of(pods),
+            downloads=self._downloads.of(pods, llmd.status.download),
             sleeps=llmd.spec.autoscaling is not None,
             rescaled=rescaled,
         )

@@ -58,6 +58,11 @@ def test_a_download_that_has_ended_is_not_shown(after: Pod) -> None:
     assert downloads.of([after]) == {}
 
 
+def test_what_the_status_says_stands_until_a_new_operator_has_asked() -> None:
+    told = parse(health(40, 100))
+    assert Downloads().of([pod(), pod("done", state="terminated")], told) == {"p": told}
+
+
 async def test_the_watch_asks_the_pods_that_download_and_tells_of_news() -> None:
     answers = asyncio.Queue[bytes]()
     changed: list[Key] = []
