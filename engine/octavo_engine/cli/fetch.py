@@ -13,11 +13,9 @@ from octavo_engine.sources.access import Access
 from octavo_engine.sources.cache import Cache, default_root
 from octavo_engine.sources.fetch import Fetcher
 from octavo_engine.sources.health import answering
-from octavo_engine.sources.local import LOG_SECONDS
-from octavo_engine.sources.progress import Progress, repeating
+from octavo_engine.sources.progress import Progress
 from octavo_engine.sources.source import parse
-
-_log = logging.getLogger(__name__)
+from octavo_engine.sources.telling import telling
 
 
 def add_fetch_flags(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +40,7 @@ def run_fetch(arguments: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         if arguments.port is not None:
             stack.enter_context(answering(arguments.host, arguments.port, progress))
-        stack.enter_context(repeating(LOG_SECONDS, lambda: _log.info("%s", progress.now.sentence)))
+        stack.enter_context(telling(progress))
         fetcher = Fetcher(Cache(arguments.cache or default_root()), access, progress)
         folder = fetcher.fetch(parse(arguments.source), arguments.link)
     print(folder)  # noqa: T201

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 
 from octavo_engine.sources.source import is_remote, parse
-
-LOG_SECONDS = 5.0
-_log = logging.getLogger(__name__)
 
 
 def local_model(source: str) -> str:
@@ -18,9 +14,10 @@ def local_model(source: str) -> str:
     from octavo_engine.sources.access import Access
     from octavo_engine.sources.cache import Cache, default_root
     from octavo_engine.sources.fetch import Fetcher
-    from octavo_engine.sources.progress import Progress, repeating
+    from octavo_engine.sources.progress import Progress
+    from octavo_engine.sources.telling import telling
 
     progress = Progress()
-    with repeating(LOG_SECONDS, lambda: _log.info("%s", progress.now.sentence)):
+    with telling(progress):
         fetcher = Fetcher(Cache(default_root()), Access.of_environment(os.environ), progress)
         return str(fetcher.fetch(parse(source)))
