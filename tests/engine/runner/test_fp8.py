@@ -20,6 +20,7 @@ from tests.engine.runner.fp8_checkpoints import (
     reference_logprobs,
     write,
 )
+from tests.engine.runner.layers.test_parallel import ThreadGroup, on_ranks
 from tests.engine.runner.tiny_models import VOCAB, prompt, save
 
 from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig, QuantizationMethod
@@ -27,6 +28,7 @@ from octavo_engine.errors import ConfigError, ModelError
 from octavo_engine.runner import placement
 from octavo_engine.runner.kernels.fp8 import dequantize, quantize
 from octavo_engine.runner.model_runner import ModelRunner
+from octavo_engine.runner.parallel.seat import Seat
 from octavo_engine.sampling_params import SamplingParams
 
 EVERYTHING = SamplingParams(temperature=0.0, logprobs=VOCAB, prompt_logprobs=VOCAB)
@@ -138,6 +140,25 @@ def test_blocks_in_fp8_are_copied_and_swapped_whole(tmp_path: Path) -> None:
     for _ in range(2):
         driver.step((seq, 1))
     np.testing.assert_array_equal(distributions(seq, VOCAB), distributions(wanted, VOCAB))
+
+
+@pytest.mark.parametrize("kind", ["compressed-static", "compressed-tensors"])
+def test_ranks_share_weights_with_their_scales(kind: str, tmp_path: Path) -> None:
+    """With scales of the checkpoint alone two ranks compute what one does; a token's own is its rank's."""
+    folder = write(save("llama3", tmp_path), kind)
+    whole = found_logprobs(loaded_runner(folder))
+
+    def run(group: ThreadGroup) -> NDArray[np.float64]:
+        model = ModelConfig(source=str(folder), dtype="float32", device="cpu")
+        config = EngineConfig(model=model, cache=CacheConfig(block_size=4, num_blocks=64))
+        runner = ModelRunner(config, Seat(group=group))
+        runner.load()
+        runner.allocate(64, 0)
+        return found_logprobs(runner)
+
+    for found in on_ranks(2, run):
+        error = np.abs(found - whole)
+        assert error.mean() < (MEAN_ERROR if kind == "compressed-static" else 0.15)
 
 
 def changed(folder: Path, settings: dict[str, Any]) -> Path:

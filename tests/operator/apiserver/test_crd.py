@@ -63,6 +63,8 @@ REFUSED = [
     ("two equal aliases", {"aliases": ["m", "m"]}, "Duplicate value"),
     ("a served name with a space", {"servedName": "my model"}, "'my model' cannot be a model's name"),
     ("an empty alias", {"aliases": [""]}, "'' cannot be a model's name"),
+    ("an unknown quantization", {"engine": {"quantization": "awq"}}, 'Unsupported value: "awq": supported values: "fp8"'),
+    ("an unknown cache", {"engine": {"kvCacheDtype": "int8"}}, 'Unsupported value: "int8": supported values: "auto", "fp8"'),
     (
         "fewer tokens than sequences",
         {"engine": {"maxNumBatchedTokens": 16, "maxNumSeqs": 32}},
@@ -125,6 +127,7 @@ def test_a_wrong_source_can_be_corrected(kube: Any, body: Any) -> None:
 
 ACCEPTED = [
     {},
+    {"engine": {"quantization": "fp8", "kvCacheDtype": "fp8"}},
     {"replicas": 0},
     {"autoscaling": AUTO},
     {"autoscaling": {"maxReplicas": 1, "kvCacheUsage": 1}},

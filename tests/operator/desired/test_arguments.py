@@ -32,6 +32,9 @@ from octavo_operator.desired.arguments import arguments
         ),
         pytest.param({"engine": {"preemptionMode": "swap"}}, "--preemption-mode=swap", id="modes"),
         pytest.param(
+            {"engine": {"kvCacheDtype": "fp8"}}, "--kv-cache-dtype=fp8", id="names of several words"
+        ),
+        pytest.param(
             {"resources": {"gpu": 4}}, "--tensor-parallel-size=4", id="all GPUs hold a part of each layer"
         ),
         pytest.param(
