@@ -40,6 +40,13 @@ BEHAVIORS = {
     "down 600 s": Behavior(down_window=600),
 }
 
+BEST = "concurrency 64, kvCacheUsage 0.8"
+KEPT = {
+    ("queueDepth 10, kvCacheUsage 0.8", "the HPA's own"): "queue",
+    (BEST, "the HPA's own"): "concurrency",
+    (BEST, "down 300 s, gently"): "default",
+}
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -87,8 +94,7 @@ def traffics(arguments: argparse.Namespace) -> Iterator[tuple[Traffic, int]]:
 
 def ways() -> Iterator[tuple[str, str]]:
     yield from ((signal, "the HPA's own") for signal in SIGNALS)
-    best = "concurrency 64, kvCacheUsage 0.8"
-    yield from ((best, behavior) for behavior in BEHAVIORS if behavior != "the HPA's own")
+    yield from ((BEST, behavior) for behavior in BEHAVIORS if behavior != "the HPA's own")
 
 
 def main() -> None:
@@ -99,8 +105,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for traffic, most in traffics(arguments):
-        name = f"{traffic.name}, {len(traffic.arrivals)} requests in {traffic.seconds:.0f} s"
-        print(f"{name}, at most {most} pods")
+        what = f"{len(traffic.arrivals)} requests in {traffic.seconds:.0f} s, at most {most} pods"
+        print(f"{traffic.name}: {what}")
         for signal, behavior in ways():
             found = simulate(traffic, SIGNALS[signal], BEHAVIORS[behavior], most)
             print(
@@ -108,20 +114,29 @@ def main() -> None:
                 f"  {found.gpu_hours:8.2f} GPU-hours  {found.flaps:3d} flaps  {found.most_pods:3d} pods",
                 flush=True,
             )
-            for figure, value, unit in (
-                ("late_percent", found.late_percent, "%"),
-                ("gpu_hours", found.gpu_hours, "h"),
-                ("flaps", found.flaps, "flaps"),
-            ):
-                conditions = f"{name}; {signal}; {behavior}"
-                rows.append(
-                    {"figure": figure, "value": round(value, 3), "unit": unit, "conditions": conditions}
-                )
+            if (name := KEPT.get((signal, behavior))) is not None:
+                rows += kept(f"{traffic.name}.{most}.{name}", found, f"{what}; {signal}; {behavior}")
     if not arguments.short:
-        kept = json.loads(RESULT.read_text()) if arguments.trace and RESULT.exists() else []
-        known = {(row["figure"], row["conditions"]) for row in rows}
-        kept = [row for row in kept if (row["figure"], row["conditions"]) not in known]
-        RESULT.write_text(json.dumps(kept + rows, indent=1) + "\n")
+        keep(rows)
+
+
+def kept(name: str, found: Outcome, conditions: str) -> Iterator[dict[str, object]]:
+    for figure, value, unit in (
+        ("late", found.late_percent, "%"),
+        ("gpu_hours", found.gpu_hours, "h"),
+        ("flaps", found.flaps, "flaps"),
+    ):
+        row = {"figure": f"{figure}.{name}", "value": round(value, 3), "unit": unit}
+        yield {**row, "conditions": f"simulated; {conditions}"}
+
+
+def keep(rows: list[dict[str, object]]) -> None:
+    """Replace the figures measured now, leave the others."""
+    fresh = {row["figure"] for row in rows}
+    former = json.loads(RESULT.read_text()) if RESULT.exists() else []
+    RESULT.write_text(
+        json.dumps([row for row in former if row["figure"] not in fresh] + rows, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -87,6 +87,15 @@ class Autoscaling(Part, frozen=True):
     behavior: Passthrough | None = None
 
 
+class ScalingDefaults(Part, frozen=True, forbid_unknown_fields=True):
+    """What counts where an autoscaled resource names no signal, or no behavior; bench/scaling chose it."""
+
+    concurrency: int | None = 64
+    kv_cache_usage: float | None = 0.8
+    queue_depth: int | None = None
+    behavior: Passthrough | None = None
+
+
 class Rollout(Part, frozen=True):
     max_surge: int | str = 1
     max_unavailable: int | str = 0

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 import yaml
 
-from octavo_operator.api import PodDefaults
+from octavo_operator.api import PodDefaults, ScalingDefaults
 from octavo_operator.desired.meta import Defaults
 from octavo_operator.errors import SettingsError
 from octavo_operator.names import PORT
@@ -17,6 +17,8 @@ PREFIX = "OCTAVO_"
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "text"]
 PullPolicy = Literal["", "Always", "IfNotPresent", "Never"]
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 _SWITCH = {"true": True, "1": True, "false": False, "0": False}
 
@@ -32,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     identity: str = ""
     watch_namespaces: tuple[str, ...] = ()
     pod_defaults: str = ""
+    scaling_defaults: str = ""
     image_volumes: bool = False
     metrics_api: bool = True
     service_name: str = "octavo-operator"
@@ -93,16 +96,24 @@ def defaults(settings: Settings) -> Defaults:
         image_pull_policy=settings.engine_image_pull_policy or None,
         image_volumes=settings.image_volumes,
         pod=pod_defaults(settings.pod_defaults),
+        scaling=scaling_defaults(settings.scaling_defaults),
     )
 
 
 def pod_defaults(path: str) -> PodDefaults:
     """Read the podTemplate that lies under every resource's own; no path means none."""
+    return _read_file("OCTAVO_POD_DEFAULTS", path, PodDefaults, "a podTemplate")
+
+
+def scaling_defaults(path: str) -> ScalingDefaults:
+    """Read what counts for autoscaled resources that do not say; no path means what was found best."""
+    return _read_file("OCTAVO_SCALING_DEFAULTS", path, ScalingDefaults, "targets and behavior of autoscaling")
+
+
+def _read_file(name: str, path: str, kind: type[T], what: str) -> T:
     if not path:
-        return PodDefaults()
+        return kind()
     try:
-        return msgspec.convert(yaml.safe_load(Path(path).read_text()) or {}, PodDefaults)
+        return msgspec.convert(yaml.safe_load(Path(path).read_text()) or {}, kind)
     except (OSError, yaml.YAMLError, msgspec.ValidationError) as error:
-        raise SettingsError(
-            f"OCTAVO_POD_DEFAULTS: {path} cannot be used as a podTemplate: {error}"
-        ) from error
+        raise SettingsError(f"{name}: {path} cannot be used as {what}: {error}") from error

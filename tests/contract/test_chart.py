@@ -10,10 +10,10 @@ import pytest
 import yaml
 from manifests.render import CHART
 
-from octavo_operator.api import PodDefaults
+from octavo_operator.api import PodDefaults, ScalingDefaults
 from octavo_operator.kinds import CHILDREN
 from octavo_operator.scaling.samples import METRICS
-from octavo_operator.settings import LogFormat, LogLevel, PullPolicy, pod_defaults, read
+from octavo_operator.settings import LogFormat, LogLevel, PullPolicy, pod_defaults, read, scaling_defaults
 from octavo_operator.settings import Settings as OperatorSettings
 from octavo_router.settings import Settings as RouterSettings
 
@@ -82,6 +82,18 @@ def test_the_operator_takes_the_charts_pod_defaults(objects: list[dict[str, Any]
     file = tmp_path / "pod-defaults.yaml"
     file.write_text(settings["pod-defaults.yaml"])
     assert pod_defaults(str(file)) == PodDefaults()
+
+
+def test_the_operator_takes_the_charts_scaling_defaults(
+    objects: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    (settings,) = [item["data"] for item in objects if item["kind"] == "ConfigMap"]
+    file = tmp_path / "scaling-defaults.yaml"
+    file.write_text(settings["scaling-defaults.yaml"])
+    found = scaling_defaults(str(file))
+    assert msgspec.structs.replace(found, behavior=None) == ScalingDefaults()
+    declared = SCHEMA["properties"]["operator"]["properties"]["scalingDefaults"]["properties"]
+    assert declared.keys() == {field.encode_name for field in msgspec.structs.fields(ScalingDefaults)}
 
 
 def test_the_pods_ports_are_those_that_the_programs_listen_on(containers: Containers, contract: str) -> None:

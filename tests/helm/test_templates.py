@@ -230,7 +230,7 @@ def test_pod_defaults_reach_the_operator_and_restart_it_when_they_change(render:
 
     changed = render('operator.podDefaults={"serviceAccountName": "models"}')
     data = named(changed, "ConfigMap", "octavo-operator")["data"]
-    assert data == {"pod-defaults.yaml": "serviceAccountName: models\n"}
+    assert data["pod-defaults.yaml"] == "serviceAccountName: models\n"
     assert settings_hash(changed) != settings_hash(render())
 
 

@@ -25,6 +25,7 @@
 - {name: OCTAVO_ENGINE_IMAGE_PULL_POLICY, value: {{ .Values.engine.pullPolicy | quote }}}
 - {name: OCTAVO_IMAGE_VOLUMES, value: {{ .Values.engine.imageVolumes | quote }}}
 - {name: OCTAVO_POD_DEFAULTS, value: /etc/octavo/pod-defaults.yaml}
+- {name: OCTAVO_SCALING_DEFAULTS, value: /etc/octavo/scaling-defaults.yaml}
 - {name: OCTAVO_METRICS_API, value: {{ .Values.metricsApi.enabled | quote }}}
 - {name: OCTAVO_SERVICE_NAME, value: {{ include "octavo.componentName" (dict "root" . "component" "operator") | quote }}}
 {{- with .Values.operator.extraEnv }}

@@ -1,15 +1,16 @@
 """The HorizontalPodAutoscaler over the child Deployment."""
 
-from octavo_operator.api import Autoscaling, LLMDeployment
-from octavo_operator.desired.meta import Manifest, child
+from octavo_operator.api import Autoscaling, LLMDeployment, ScalingDefaults
+from octavo_operator.desired.meta import Defaults, Manifest, child
 from octavo_operator.names import KV_CACHE_USAGE, REQUESTS_IN_FLIGHT, REQUESTS_WAITING
 
 
-def autoscaler(llmd: LLMDeployment, autoscaling: Autoscaling) -> Manifest:
+def autoscaler(llmd: LLMDeployment, autoscaling: Autoscaling, defaults: Defaults) -> Manifest:
     """It targets the Deployment and not the resource's own /scale, which writes a field that Git may own.
 
     An HPA takes no part in going to zero and back: it leaves a Deployment without replicas alone.
     """
+    behavior = autoscaling.behavior or defaults.scaling.behavior
     return child(
         llmd,
         "autoscaling/v2",
@@ -18,21 +19,21 @@ def autoscaler(llmd: LLMDeployment, autoscaling: Autoscaling) -> Manifest:
             "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": llmd.metadata.name},
             "minReplicas": max(1, autoscaling.min_replicas),
             "maxReplicas": autoscaling.max_replicas,
-            "metrics": metrics(autoscaling),
-            **({"behavior": autoscaling.behavior} if autoscaling.behavior else {}),
+            "metrics": metrics(autoscaling) or metrics(defaults.scaling),
+            **({"behavior": behavior} if behavior else {}),
         },
     )
 
 
-def metrics(autoscaling: Autoscaling) -> list[Manifest]:
+def metrics(targets: Autoscaling | ScalingDefaults) -> list[Manifest]:
     """The HPA follows the one that asks for most pods."""
     found = []
-    if autoscaling.concurrency is not None:
-        found.append(pods_metric(REQUESTS_IN_FLIGHT, str(autoscaling.concurrency)))
-    if autoscaling.queue_depth is not None:
-        found.append(pods_metric(REQUESTS_WAITING, str(autoscaling.queue_depth)))
-    if autoscaling.kv_cache_usage is not None:
-        found.append(pods_metric(KV_CACHE_USAGE, f"{round(autoscaling.kv_cache_usage * 1000)}m"))
+    if targets.concurrency is not None:
+        found.append(pods_metric(REQUESTS_IN_FLIGHT, str(targets.concurrency)))
+    if targets.queue_depth is not None:
+        found.append(pods_metric(REQUESTS_WAITING, str(targets.queue_depth)))
+    if targets.kv_cache_usage is not None:
+        found.append(pods_metric(KV_CACHE_USAGE, f"{round(targets.kv_cache_usage * 1000)}m"))
     return found
 
 

@@ -17,7 +17,7 @@ def children(llmd: LLMDeployment, defaults: Defaults) -> list[Manifest]:
     if merged(defaults.pod, llmd.spec.pod_template).service_account_name is None:
         wanted.append(service_account(llmd))
     if llmd.spec.autoscaling:
-        wanted.append(autoscaler(llmd, llmd.spec.autoscaling))
+        wanted.append(autoscaler(llmd, llmd.spec.autoscaling, defaults))
     if claim := cache_claim(llmd, defaults.image_volumes):
         wanted.append(claim)
     return wanted

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from octavo_operator.api import LLMDeployment, PodTemplate
+from octavo_operator.api import LLMDeployment, PodTemplate, ScalingDefaults
 from octavo_operator.names import (
     API_VERSION,
     DEPLOYMENT_LABEL,
@@ -26,6 +26,7 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     image_pull_policy: str | None = None
     image_volumes: bool = False  # the cluster mounts oci:// models itself
     pod: PodTemplate = PodTemplate()
+    scaling: ScalingDefaults = ScalingDefaults()
 
 
 def selector(name: str) -> dict[str, str]:

@@ -23,7 +23,6 @@ REFUSED = [
         "autoscaling.minReplicas (5) must not be greater than autoscaling.maxReplicas (3)",
     ),
     ("a short idle time", {"autoscaling": {**AUTO, "minReplicas": 0, "idleSeconds": 1}}, "greater than or equal to 5"),
-    ("autoscaling without a signal", {"autoscaling": {"maxReplicas": 2}}, "autoscaling needs a signal: set queueDepth"),
     ("a KV usage of nothing", {"autoscaling": {"maxReplicas": 2, "kvCacheUsage": 0}}, "is a share of the KV cache"),
     ("a KV usage in percent", {"autoscaling": {"maxReplicas": 2, "kvCacheUsage": 80}}, "less than or equal to 1"),
     (

@@ -3,7 +3,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from octavo_operator.api import PodTemplate
+from octavo_operator.api import PodTemplate, ScalingDefaults
 from octavo_operator.desired.children import children
 from octavo_operator.desired.meta import Defaults, Manifest
 from octavo_operator.desired.pod import ENDPOINT_SECONDS, EXIT_SECONDS
@@ -74,6 +74,16 @@ def test_hpa_targets_the_deployment_by_both_metrics(make: Any, defaults: Default
     assert (spec["minReplicas"], spec["maxReplicas"], spec["behavior"]) == (2, 5, behavior)
     targets = {m["pods"]["metric"]["name"]: m["pods"]["target"]["averageValue"] for m in spec["metrics"]}
     assert targets == {"octavo_num_requests_waiting": "10", "octavo_kv_cache_usage_ratio": "800m"}
+
+
+def test_an_hpa_without_signal_or_behavior_has_the_operators(make: Any, defaults: Defaults) -> None:
+    behavior = {"scaleDown": {"stabilizationWindowSeconds": 7}}
+    scaling = ScalingDefaults(concurrency=5, kv_cache_usage=None, queue_depth=3, behavior=behavior)
+    found = by_kind(make(autoscaling={"maxReplicas": 3}), msgspec.structs.replace(defaults, scaling=scaling))
+    spec = found["HorizontalPodAutoscaler"]["spec"]
+    targets = {m["pods"]["metric"]["name"]: m["pods"]["target"]["averageValue"] for m in spec["metrics"]}
+    assert targets == {"octavo_num_requests_in_flight": "5", "octavo_num_requests_waiting": "3"}
+    assert spec["behavior"] == behavior
 
 
 def test_pod_is_restricted_as_pod_security_demands(make: Any, defaults: Defaults) -> None:
