@@ -266,6 +266,53 @@ async def test_a_second_response_to_one_request_is_never_passed_on() -> None:
         await until(lambda: pods[0].closed == 1, "the connection's end")
 
 
+WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b"
+AFTER_TWO = {
+    "another length": (WHOLE % (5, b"other"), b"other", True),
+    "no body": (WHOLE % (0, b""), b"", True),
+    "another status": (WHOLE.replace(b"200 OK", b"400 Bad") % (2, b"no"), b"no", True),
+    "a body cut short": (WHOLE % (5, b"oth"), b"oth", False),
+}
+
+
+@pytest.mark.parametrize(("third", "body", "complete"), AFTER_TWO.values(), ids=AFTER_TWO)
+async def test_after_two_responses_alike_a_pod_may_send(third: bytes, body: bytes, complete: bool) -> None:
+    count = 0
+
+    async def behave(call: Call) -> None:
+        nonlocal count
+        count += 1
+        await call.send(WHOLE % (2, b"ok") if count < 3 else third)
+        if not complete and count == 3:
+            call.writer.close()
+
+    async with running_pods(behave) as pods, running_router() as router:
+        router.serve("m", *pods)
+        client = await router.client()
+        assert [(await client.post(M)).body for _ in range(2)] == [b"ok", b"ok"]
+        response = await client.post(M)
+        assert (response.body, response.complete) == (body, complete)
+        assert pods[0].opened == 1
+
+
+async def test_a_second_response_behind_one_that_is_known_is_never_passed_on() -> None:
+    count = 0
+
+    async def behave(call: Call) -> None:
+        nonlocal count
+        count += 1
+        await call.send(WHOLE % (2, b"ok") * (2 if count == 3 else 1))
+
+    async with running_pods(behave) as pods, running_router() as router:
+        router.serve("m", *pods)
+        client = await router.client()
+        answered = [(await client.post(M)).status for _ in range(4)]
+        assert answered[:2] == [200, 200]
+        assert answered[2] in (200, 502)
+        assert answered[3] == 200
+        assert len(pods[0].calls) == 4, "the fourth has an answer of its own"
+
+
 async def test_an_interim_response_concerns_one_hop() -> None:
     data = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     async with running_pods(sends(data)) as pods, running_router() as router:
