@@ -35,6 +35,7 @@
 
 {{- define "octavo.routerEnv" -}}
 {{ include "octavo.sharedEnv" . }}
+- {name: OCTAVO_WORKERS, value: {{ .Values.router.workers | quote }}}
 - {name: OCTAVO_POLICY, value: {{ .Values.router.policy | quote }}}
 - {name: OCTAVO_LAME_DUCK, value: {{ .Values.router.drain.endpointSeconds | quote }}}
 - {name: OCTAVO_DRAIN_TIMEOUT, value: {{ .Values.router.drain.streamSeconds | quote }}}
