@@ -33,7 +33,7 @@ def test_serving_goes_on_and_the_next_operator_changes_nothing(
         kubectl("delete", "pod", killed, "-n", NAMESPACE, "--grace-period=0", "--force")
         answered = traffic.answers
         wait_for("another leader", lambda: leader() not in ("", killed))
-        assert traffic.answers > answered
+        wait_for("an answer after the change", lambda: traffic.answers > answered)
     follow(kubectl, namespace)
     assert versions() == before
 
