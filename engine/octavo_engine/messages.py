@@ -193,8 +193,8 @@ class SequenceStep(msgspec.Struct, frozen=True, array_like=True):
 class StepInput(msgspec.Struct, frozen=True):
     """One step; ``sequences`` is never empty.
 
-    The runner applies, in this order: ended rows, swap-out, swap-in, block copies, block changes, starts,
-    the forward.
+    The runner applies, in this order: tokens of other stages, ended rows, swap-out, swap-in,
+    block copies, block changes, starts, the forward.
     """
 
     step_id: int
@@ -205,6 +205,7 @@ class StepInput(msgspec.Struct, frozen=True):
     block_changes: list[tuple[int, int, int]]  # (seq_id, index in its block table, new block id)
     starts: list[SequenceStart]
     sequences: list[SequenceStep]  # decodes first, then prefill chunks
+    tokens: list[tuple[int, int, int]] = []  # (seq_id, position, token) of rows that another stage sampled
 
 
 class SampledToken(msgspec.Struct, frozen=True, array_like=True):

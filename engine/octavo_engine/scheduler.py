@@ -57,6 +57,7 @@ class Scheduler:
         # Without chunks a prompt takes one step, so a step must be able to hold the longest one.
         longest_chunk = 1 if self._config.enable_chunked_prefill else max_model_len
         self._token_budget = max(self._config.max_num_batched_tokens, longest_chunk)
+        self._stages = config.parallel.pipeline
         self._arrivals = count()
         self._step_id = 0
         self._budget = 0  # tokens left in the step being scheduled
@@ -143,6 +144,7 @@ class Scheduler:
         """Schedule a token for each sequence whose prompt is computed; returns those whose prompt is not."""
         prompts = []
         running = self.batch.running
+        most = -(-len(running) // self._stages)  # the others' tokens are for the steps that run beside
         position = 0
         while position < len(running) and self._budget:  # preemption shortens the list behind `position`
             seq = running[position]
@@ -150,9 +152,13 @@ class Scheduler:
             if seq.num_tokens - seq.num_computed > 1:
                 if not self._schedule_urgent_prompt(seq, len(running) - position):
                     prompts.append(seq)
-            elif seq.num_tokens < seq.request.max_length:  # else its last token is in flight
+            elif seq.num_tokens < seq.request.max_length and self._may_decode(seq, most):
                 self._schedule_one(seq, 1)
         return prompts
+
+    def _may_decode(self, seq: Sequence, most: int) -> bool:
+        """The first of several stages learns a token only when the last one's result is collected."""
+        return self._stages == 1 or (not seq.awaits_tokens and len(self.batch.draft.decodes) < most)
 
     def _schedule_urgent_prompt(self, seq: Sequence, num_behind: int) -> bool:
         """A prompt goes before less urgent decodes, lest they take its blocks; each has its token left."""

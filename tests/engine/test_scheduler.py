@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from tests.engine.simulation import (
     tokens_by_sequence,
 )
 
+from octavo_engine.config import ParallelConfig
 from octavo_engine.engine import EngineCore
 from octavo_engine.fake_runner import FakeRunner
 from octavo_engine.messages import AddRequest, SampledToken, SequenceOutput, StepInput, StepResult
@@ -27,10 +29,10 @@ EOS = 2
 
 
 def scheduler_of(
-    *, blocks: int = 100, host_blocks: int = 0, max_model_len: int = 160, **settings: object
+    *, blocks: int = 100, host_blocks: int = 0, max_model_len: int = 160, stages: int = 1, **settings: object
 ) -> Scheduler:
     return Scheduler(
-        engine_config(**settings),
+        msgspec.structs.replace(engine_config(**settings), parallel=ParallelConfig(pipeline=stages)),
         num_blocks=blocks,
         num_host_blocks=host_blocks,
         max_model_len=max_model_len,
@@ -464,3 +466,29 @@ def tokens_by_block(scheduler: Scheduler) -> dict[int, int]:
         for index, block in enumerate(seq.block_table):
             tokens[block] = max(tokens.get(block, 0), min(16, seq.num_computed - 16 * index))
     return tokens
+
+
+def test_the_stages_of_a_pipeline_have_disjoint_decodes_to_work_on() -> None:
+    scheduler = scheduler_of(stages=2)
+    for name in "abcde":
+        scheduler.add(request(name, prompt=range(4), max_tokens=20))
+    finish_step(scheduler, step_of(scheduler))
+    in_flight = [step_of(scheduler), step_of(scheduler)]
+    parts = [{seq.seq_id for seq in step.sequences} for step in in_flight]
+    assert [len(part) for part in parts] == [3, 2]
+    assert not parts[0] & parts[1]
+    assert scheduler.schedule() is None  # until the first of them is collected
+    finish_step(scheduler, in_flight[0])
+    assert {seq.seq_id for seq in step_of(scheduler).sequences} == parts[0]
+
+
+def test_the_chunks_of_one_prompt_follow_each_other_through_a_pipeline() -> None:
+    scheduler = scheduler_of(stages=2, max_num_batched_tokens=8)
+    scheduler.add(request("a", prompt=range(24), max_tokens=2))
+    steps = [step_of(scheduler) for _ in range(3)]
+    assert [(s.num_computed_tokens, s.sample) for step in steps for s in step.sequences] == [
+        (0, False),
+        (8, False),
+        (16, True),
+    ]
+    assert scheduler.schedule() is None

@@ -13,7 +13,6 @@ PARALLEL_LIMITS = (
     "group_start_timeout",
     "collective_timeout",
 )
-_ONE_FOR_NOW = ("pipeline_parallel_size", "data_parallel_size")
 
 
 def add_parallel_flags(group: argparse._ArgumentGroup) -> None:
@@ -71,10 +70,8 @@ def parallel_config(arguments: argparse.Namespace) -> ParallelConfig:
 
 def check_parallel(arguments: argparse.Namespace) -> None:
     """Errors: :class:`ConfigError` naming the flag."""
-    for name in _ONE_FOR_NOW:
-        if getattr(arguments, name) != 1:
-            flag = "--" + name.replace("_", "-")
-            raise ConfigError(f"{flag} {getattr(arguments, name)} is not built yet; only 1 is.")
+    if arguments.data_parallel_size != 1:
+        raise ConfigError(f"--data-parallel-size {arguments.data_parallel_size} is not built yet; only 1 is.")
     given, stages = arguments.pipeline_layers, arguments.pipeline_parallel_size
     if given is not None and (len(given) != stages or min(given) < 1):
         text = ",".join(map(str, given))

@@ -19,6 +19,7 @@ from octavo_engine.messages import (
 from octavo_engine.runner.inputs import ForwardInputs, InputBuilder
 from octavo_engine.runner.kv_cache import KVCache
 from octavo_engine.runner.models.family import CausalModel
+from octavo_engine.runner.parallel.pipe import Pipe
 from octavo_engine.runner.prompt_logprobs import prompt_logprobs
 from octavo_engine.runner.rows import RowTable
 from octavo_engine.runner.sampler import Sampled, Sampler
@@ -38,6 +39,7 @@ class StepExecutor:
     inputs: InputBuilder
     sampler: Sampler
     vocab_size: int
+    pipe: Pipe
 
     @torch.inference_mode()
     def run(self, step: StepInput) -> StepResult:
@@ -46,8 +48,13 @@ class StepExecutor:
 
     def compute(self, step: StepInput, refused: dict[int, str]) -> StepResult:
         """Run the model over an applied step, sample and wait for the tokens."""
-        inputs = self.inputs.build(self.rows, step.sequences)
+        carried = self.pipe.blank(sum(s.num_new_tokens for s in step.sequences))
+        self.pipe.receive(carried)
+        inputs = self.inputs.build(self.rows, step.sequences, carried)
         hidden = self.model(inputs, self.cache.layers)
+        if not self.pipe.last:
+            self.pipe.send(hidden)
+            return StepResult(step.step_id, [], refused)
         sampled = self._sample(hidden, inputs, step.sequences)
         tokens = self._with_prompt_logprobs(hidden, inputs, step.sequences, sampled.tokens)
         sound = [token for token in tokens if token.seq_id not in refused]
@@ -55,6 +62,9 @@ class StepExecutor:
 
     def apply(self, step: StepInput) -> dict[int, str]:
         """Change rows and cache in the protocol's order; returns the starts that were refused."""
+        for seq_id, position, token in step.tokens:
+            if self.rows.is_live(seq_id):
+                self.rows.put_token(seq_id, position, token)
         for seq_id in step.ended:
             self.rows.end(seq_id)
         self.cache.swap(step.swap_out, step.swap_in)

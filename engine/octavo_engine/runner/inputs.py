@@ -28,6 +28,7 @@ class ForwardInputs:
     slot_mapping: Tensor
     plans: Plans  # for each window of the model's layers
     last_tokens: NDArray[np.int64]  # [sequences] index of each sequence's last token in the batch
+    carried: Tensor | None = None  # [tokens, hidden] from the stage before
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,12 @@ class InputBuilder:
     device: torch.device
     ops: Operators
 
-    def build(self, rows: RowTable, steps: list[SequenceStep]) -> ForwardInputs:
-        return self.place(self.lay_out(rows, steps))
+    def build(
+        self, rows: RowTable, steps: list[SequenceStep], carried: Tensor | None = None
+    ) -> ForwardInputs:
+        return self.place(self.lay_out(rows, steps), carried)
 
-    def place(self, layout: StepLayout) -> ForwardInputs:
+    def place(self, layout: StepLayout, carried: Tensor | None = None) -> ForwardInputs:
         """The layout as tensors on the device."""
         return ForwardInputs(
             upload(layout.token_ids, self.device),
@@ -60,6 +63,7 @@ class InputBuilder:
             upload(layout.slots, self.device),
             self.ops.plan_attention(layout.sequences, self.windows),
             layout.last_tokens,
+            carried,
         )
 
     def lay_out(self, rows: RowTable, steps: list[SequenceStep]) -> StepLayout:

@@ -32,7 +32,7 @@ def weights_do_not_fit(config: DecoderConfig, ctx: LayerContext) -> str:
 def _weight_bytes(config: DecoderConfig, ctx: LayerContext) -> int:
     """Of this rank."""
     saved = config.num_linear_parameters * (ctx.dtype.itemsize - 1) if ctx.quantization else 0
-    return (config.num_parameters * ctx.dtype.itemsize - saved) // ctx.group.world_size
+    return (config.num_parameters * ctx.dtype.itemsize - saved) // (ctx.group.world_size * ctx.place.pipeline)
 
 
 def blocks_that_fit(

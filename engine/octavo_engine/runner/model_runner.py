@@ -20,6 +20,7 @@ from octavo_engine.runner.memory import blocks_that_fit, check_weights_fit, weig
 from octavo_engine.runner.models.registry import build_model
 from octavo_engine.runner.out_of_memory import explained, of_allocation, of_steps
 from octavo_engine.runner.parallel.group import SOLO, ParallelGroup
+from octavo_engine.runner.parallel.pipe import Neighbour, Pipe
 from octavo_engine.runner.parallel.topology import FIRST_OF_ONE, Place
 from octavo_engine.runner.placement import check_fp8, choose_cache_dtype, choose_device, choose_dtype
 from octavo_engine.runner.quantization import choose_quantization
@@ -35,12 +36,15 @@ from octavo_engine.runner.weights.loader import load_weights
 @dataclass(frozen=True, slots=True)
 class Seat:
     """Which rank a runner is: its ``place`` in the model, its GPU (index in this process), how many ranks
-    share this node's processors, and the ``group`` of those that share its layers."""
+    share this node's processors, the ``group`` of those that share its layers, and its neighbours in the
+    stages before and after."""
 
     place: Place = FIRST_OF_ONE
     device: int = 0
     neighbours: int = 1
     group: ParallelGroup = SOLO
+    before: Neighbour | None = None
+    after: Neighbour | None = None
 
 
 _ALONE = Seat()
@@ -71,6 +75,8 @@ class ModelRunner:
             device,
             quantization=choose_quantization(self._config.model.quantization, checkpoint.quantization),
             cache_dtype=choose_cache_dtype(self._config.cache, device),
+            place=self._seat.place,
+            pipeline_layers=self._config.parallel.pipeline_layers,
         )
         check_fp8(plain.quantization, device)
         self._heads = head_shape(checkpoint.config, plain)
@@ -152,6 +158,7 @@ class ModelRunner:
             InputBuilder(block_size, cache.null_slot, self._model_config.windows, ctx.device, ctx.ops),
             Sampler(self._model_config.eos_token_ids),
             self._model_config.vocab_size,
+            Pipe(self._seat.before, self._seat.after, self._model_config.hidden_size, ctx.dtype, ctx.device),
         )
 
     def _activation_bytes(self) -> int:

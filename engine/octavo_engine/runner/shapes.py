@@ -10,7 +10,8 @@ from octavo_engine.runner.layers.context import LayerContext
 
 def cache_shape(config: DecoderConfig, ctx: LayerContext, block_size: int) -> CacheShape:
     kv_heads = ctx.kv_shard(config.num_kv_heads, config.head_dim).length // config.head_dim
-    return CacheShape(config.num_layers, block_size, kv_heads, config.head_dim, ctx.cache_dtype or ctx.dtype)
+    layers = len(ctx.layers(config.num_layers))
+    return CacheShape(layers, block_size, kv_heads, config.head_dim, ctx.cache_dtype or ctx.dtype)
 
 
 def head_shape(config: DecoderConfig, ctx: LayerContext) -> HeadShape:

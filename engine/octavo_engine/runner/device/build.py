@@ -24,12 +24,13 @@ def device_steps(
     model, caches, inputs = executor.model, executor.cache.layers, executor.inputs
     rows = DeviceRows(executor.rows, device, executor.vocab_size, executor.sampler.eos_token_ids)
     max_blocks = executor.rows.block_tables.shape[1]
-    batch = DecodeBatch.allocate(config.scheduler.max_num_seqs, max_blocks, device)
+    most = config.scheduler.max_num_seqs
+    batch = DecodeBatch.allocate(most, max_blocks, device, executor.pipe.blank(most))
     graphs = DecodeGraphs(model, caches, batch, heads, inputs.windows)
     batch.fill(rows, torch.zeros(2, 0, dtype=torch.int64, device=device), inputs.block_size, graphs.most)
     eager = config.model.enforce_eager
     sizes = [] if eager else chunk_sizes(config.scheduler.max_num_batched_tokens)
-    chunks = ChunkGraphs(model, caches, sizes, max_blocks, heads, inputs.windows, device)
+    chunks = ChunkGraphs(model, caches, sizes, max_blocks, heads, inputs.windows, device, executor.pipe)
     capture = Capture(enabled=device.type == "cuda" and not eager)
     chunks.prepare(capture)
     graphs.prepare(capture)
@@ -47,8 +48,10 @@ def activation_bytes(
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     steps = _largest_step(executor, scheduler.max_num_batched_tokens, max_model_len)
-    hidden = executor.model(executor.inputs.build(executor.rows, steps), executor.cache.layers)
-    executor.model.logits(hidden[: scheduler.max_num_seqs]).log_softmax(dim=-1)
+    carried = executor.pipe.blank(scheduler.max_num_batched_tokens)
+    hidden = executor.model(executor.inputs.build(executor.rows, steps, carried), executor.cache.layers)
+    if executor.pipe.last:
+        executor.model.logits(hidden[: scheduler.max_num_seqs]).log_softmax(dim=-1)
     del hidden
     torch.cuda.synchronize(device)
     peak = torch.cuda.max_memory_allocated(device) - before

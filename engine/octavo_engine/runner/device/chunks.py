@@ -27,6 +27,7 @@ from octavo_engine.runner.kernels.triton.prefill_tiles import (
 from octavo_engine.runner.kernels.upload import upload
 from octavo_engine.runner.kv_cache import LayerCache
 from octavo_engine.runner.models.family import CausalModel
+from octavo_engine.runner.parallel.pipe import Pipe
 
 _TOKENS = (16, 32, 64, 128, 256, 384, 512, 768, 1024)  # with more, the device is the slower one
 _MOST_SEQUENCES = 64
@@ -48,7 +49,13 @@ class ChunkBatch:
 
     @classmethod
     def allocate(
-        cls, size: int, tables: Tensor, heads: HeadShape, windows: Windows, scratch: PrefillScratch
+        cls,
+        size: int,
+        tables: Tensor,
+        heads: HeadShape,
+        windows: Windows,
+        scratch: PrefillScratch,
+        pipe: Pipe,
     ) -> ChunkBatch:
         device, config = tables.device, default_config(heads.head_dim, size)
         tokens = max(1, config.rows // (heads.heads // heads.kv_heads))
@@ -62,7 +69,12 @@ class ChunkBatch:
             whole,
             tiles,
             ForwardInputs(
-                whole[0], whole[1], whole[2], plan.for_windows(windows), np.empty(0, dtype=np.int64)
+                whole[0],
+                whole[1],
+                whole[2],
+                plan.for_windows(windows),
+                np.empty(0, dtype=np.int64),
+                pipe.blank(size),
             ),
         )
 
@@ -97,12 +109,13 @@ class ChunkGraphs:
         heads: HeadShape,
         windows: Windows,
         device: torch.device,
+        pipe: Pipe,
     ) -> None:
         self._model, self._caches, self._sizes = model, caches, sizes
         self._tables = torch.zeros(_MOST_SEQUENCES, max_blocks, dtype=torch.int32, device=device)
         scratch = PrefillScratch.allocate(heads.kv_heads, heads.head_dim, device)
         self._batches = {
-            size: ChunkBatch.allocate(size, self._tables, heads, windows, scratch) for size in sizes
+            size: ChunkBatch.allocate(size, self._tables, heads, windows, scratch, pipe) for size in sizes
         }
         self._runs: dict[int, Forward] = {}
 

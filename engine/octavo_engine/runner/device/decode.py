@@ -39,13 +39,19 @@ class DecodeBatch:
     slots: Tensor
     contexts: Tensor
     tables: Tensor
+    carried: Tensor | None  # from the stage before
 
     @classmethod
-    def allocate(cls, most: int, max_blocks: int, device: torch.device) -> DecodeBatch:
+    def allocate(
+        cls, most: int, max_blocks: int, device: torch.device, carried: Tensor | None = None
+    ) -> DecodeBatch:
         whole = torch.zeros(3, most, dtype=torch.int64, device=device)
         small = torch.zeros(most, dtype=torch.int32, device=device)
         tables = torch.zeros(most, max_blocks, dtype=torch.int32, device=device)
-        return cls(whole[0], whole[1], whole[2], small, tables)
+        return cls(whole[0], whole[1], whole[2], small, tables, carried)
+
+    def carried_of(self, count: int) -> Tensor | None:
+        return None if self.carried is None else self.carried[:count]
 
     def fill(self, rows: DeviceRows, places: Tensor, block_size: int, size: int) -> None:
         """Decodes of ``places`` [2, n] (rows, and how many tokens each has), padded to ``size``."""
@@ -101,6 +107,11 @@ class DecodeGraphs:
         plan = PagedPlan(batch.tables[:size], batch.contexts[:size], size, self._scratch, None)
         plans = plan.for_windows(self._windows)
         inputs = ForwardInputs(
-            batch.token_ids[:size], batch.positions[:size], batch.slots[:size], plans, _NO_TOKENS
+            batch.token_ids[:size],
+            batch.positions[:size],
+            batch.slots[:size],
+            plans,
+            _NO_TOKENS,
+            batch.carried_of(size),
         )
         return self._model(inputs, self._caches)

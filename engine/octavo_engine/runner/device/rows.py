@@ -44,6 +44,8 @@ class DeviceRows:
         """Take over what ``step`` has changed in the host's rows."""
         self._grow(len(self._host.params))
         self._follow_tables(step)
+        if step.tokens:
+            self._follow_tokens(step)
         if step.starts:
             self._follow_starts(self._host.indices([start.seq_id for start in step.starts]))
 
@@ -59,6 +61,15 @@ class DeviceRows:
     def sampling_columns(self, places: Tensor) -> SamplingColumns:
         """For ``places`` [2, n]: rows, and how many tokens each has."""
         return sampling_columns(places, self._real, self._whole)
+
+    def _follow_tokens(self, step: StepInput) -> None:
+        """Tokens that another stage sampled."""
+        live = [
+            (self._host.row(seq_id), token) for seq_id, _, token in step.tokens if self._host.is_live(seq_id)
+        ]
+        if live:
+            rows, tokens = upload(np.array(live, dtype=np.int64).T, self._device)
+            self.last_tokens.index_copy_(0, rows, tokens)
 
     def _follow_tables(self, step: StepInput) -> None:
         host = self._host

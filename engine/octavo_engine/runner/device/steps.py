@@ -94,8 +94,10 @@ class DeviceSteps:
         places = upload(np.stack([index, ends]), self._device)
         replay = self._all_decodes(steps, sampling, index)
         hidden = self._decode(places) if replay else self._forward(steps)
-        tokens, ranked = self._sample(hidden, places, index) if sampling else (places, None)
         self._executor.rows.put_tokens(index, ends, _IN_FLIGHT)
+        if not self._executor.pipe.last:
+            return self._to_host(step.step_id, [], places, refused, None)
+        tokens, ranked = self._sample(hidden, places, index) if sampling else (places, None)
         return self._to_host(step.step_id, sampling, tokens, refused, ranked)
 
     def _all_decodes(
@@ -113,14 +115,21 @@ class DeviceSteps:
         count = places.shape[1]
         size = self._graphs.padded(count)
         self._batch.fill(self._rows, places, self._executor.inputs.block_size, size)
-        return self._graphs.run(size)[:count]
+        self._executor.pipe.receive(self._batch.carried_of(count))
+        hidden = self._graphs.run(size)[:count]
+        self._executor.pipe.send(hidden)
+        return hidden
 
     def _forward(self, steps: list[SequenceStep]) -> Tensor:
         """Hidden states of the tokens after which something is sampled."""
         executor = self._executor
         layout = executor.inputs.lay_out(executor.rows, steps)
-        size = self._chunks.padded(layout)
-        inputs = executor.inputs.place(layout) if size is None else self._chunks.fill(size, layout)
+        size, count = self._chunks.padded(layout), len(layout.token_ids)
+        if size is None:
+            inputs = executor.inputs.place(layout, executor.pipe.blank(count))
+        else:
+            inputs = self._chunks.fill(size, layout)
+        executor.pipe.receive(None if inputs.carried is None else inputs.carried[:count])
         unknown = np.flatnonzero(layout.token_ids == _IN_FLIGHT)
         if len(unknown):
             sequences = np.searchsorted(layout.last_tokens, unknown)
@@ -128,6 +137,7 @@ class DeviceSteps:
             places, rows = upload(np.stack([unknown, index]), self._device)
             inputs.token_ids.index_copy_(0, places, self._rows.last_tokens.index_select(0, rows))
         hidden = executor.model(inputs, executor.cache.layers) if size is None else self._chunks.run(size)
+        executor.pipe.send(hidden[:count])
         chosen = [i for i, step in enumerate(steps) if step.sample]
         return hidden.index_select(0, upload(layout.last_tokens[chosen], self._device))
 

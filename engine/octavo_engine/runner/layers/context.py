@@ -9,6 +9,7 @@ import torch
 from octavo_engine.errors import ConfigError
 from octavo_engine.runner.kernels.ops import Operators, torch_operators
 from octavo_engine.runner.parallel.group import ParallelGroup
+from octavo_engine.runner.parallel.topology import FIRST_OF_ONE, Place, stage_layers
 from octavo_engine.runner.quantization import Quantization
 from octavo_engine.runner.weights.slots import Shard
 
@@ -23,6 +24,12 @@ class LayerContext:
     ops: Operators = _REFERENCE
     quantization: Quantization | None = None  # of linear layers
     cache_dtype: torch.dtype | None = None  # of keys and values; None: the model's
+    place: Place = FIRST_OF_ONE
+    pipeline_layers: tuple[int, ...] | None = None  # of each stage; None: evenly
+
+    def layers(self, num_layers: int) -> range:
+        """Those of this rank's stage."""
+        return stage_layers(num_layers, self.place.pipeline, self.pipeline_layers)[self.place.stage]
 
     def shard(self, total: int, unit: int = 1) -> Shard:
         """This rank's equal part of ``total``, whose smallest indivisible piece is ``unit``."""

@@ -119,38 +119,51 @@ class DecoderModel(nn.Module):
 
     def __init__(self, config: DecoderConfig, ctx: LayerContext, max_model_len: int) -> None:
         super().__init__()
-        self.embedding = VocabParallelEmbedding(ctx, config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config, ctx, index) for index in range(config.num_layers))
-        self.norm = RMSNorm(ctx, config.hidden_size, config.rms_norm_eps)
-        tied = config.tie_embeddings
-        self.head = (
-            self.embedding if tied else VocabParallelEmbedding(ctx, config.vocab_size, config.hidden_size)
-        )
-        self._tied = tied
+        first, last, self._layers = ctx.place.first, ctx.place.last, ctx.layers(config.num_layers)
+        self.layers = nn.ModuleList(DecoderLayer(config, ctx, index) for index in self._layers)
+
+        def table() -> VocabParallelEmbedding:
+            return VocabParallelEmbedding(ctx, config.vocab_size, config.hidden_size)
+
+        self._tied = config.tie_embeddings
+        self.embedding = table() if first or (last and self._tied) else None
+        self.norm = RMSNorm(ctx, config.hidden_size, config.rms_norm_eps) if last else None
+        self.head = None if not last else self.embedding if self._tied else table()
         self._rotary = RotaryTable(config, max_model_len, ctx.device)
 
     def forward(self, inputs: ForwardInputs, caches: list[LayerCache]) -> Tensor:
-        """Hidden states [tokens, hidden], normed, of the step's tokens; writes their keys and values."""
+        """Hidden states [tokens, hidden] of the step's tokens; writes their keys and values.
+
+        Those of the last stage are normed; others are what the next stage takes as ``inputs.carried``.
+        """
         rotation = self._rotary.at(inputs.positions)
-        x: Tensor = self.embedding(inputs.token_ids)
+        x = inputs.carried
+        if x is None:
+            assert self.embedding is not None
+            x = self.embedding(inputs.token_ids)
         residual: Tensor | None = None
         for layer, cache in zip(self.layers, caches, strict=True):
             x, residual = layer(x, residual, rotation, cache, inputs)
         assert residual is not None
+        if self.norm is None:
+            return x + residual
         hidden, _ = self.norm.add(x, residual)
         assert isinstance(hidden, Tensor)
         return hidden
 
     def raw_logits(self, hidden: Tensor) -> Tensor:
+        assert self.head is not None, "only the last stage has the head"
         return self.head.logits(hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return self.head.logits(hidden).to(torch.float32)
+        return self.raw_logits(hidden).to(torch.float32)
 
     def weight_slots(self) -> dict[str, WeightSlot]:
-        """Where each tensor of the checkpoint goes, by transformers' names."""
-        slots = self.embedding.slots("model.embed_tokens") | self.norm.slots("model.norm")
-        for index, layer in enumerate(self.layers):
+        """Where each tensor of the checkpoint that this stage holds goes, by transformers' names."""
+        slots = {} if self.embedding is None else self.embedding.slots("model.embed_tokens")
+        if self.norm is not None:
+            slots |= self.norm.slots("model.norm")
+        for index, layer in zip(self._layers, self.layers, strict=True):
             assert isinstance(layer, DecoderLayer)
             slots |= layer.slots(f"model.layers.{index}")
-        return slots if self._tied else slots | self.head.slots("lm_head")
+        return slots if self._tied or self.head is None else slots | self.head.slots("lm_head")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store, TCPStore
 
-from octavo_engine.config import ParallelConfig
-from octavo_engine.runner.parallel.group import DistributedGroup, ParallelGroup, SoloGroup
+from octavo_engine.config import EngineConfig, ParallelConfig
+from octavo_engine.runner.parallel.group import SOLO, DistributedGroup, ParallelGroup
+from octavo_engine.runner.parallel.pipe import Neighbour
 from octavo_engine.runner.parallel.topology import Place
 
 _OURS = {
@@ -39,8 +41,18 @@ def set_environment(one_node: bool) -> None:
         os.environ.setdefault(name, value)
 
 
-def join(place: Place, store: Store, device: torch.device, parallel: ParallelConfig) -> ParallelGroup:
-    """The group of the ranks that share this one's layers; all ranks must join at the same time."""
+@dataclass(frozen=True, slots=True)
+class Links:
+    """A rank's ways to the others: those that share its layers, and its neighbours in the pipeline."""
+
+    group: ParallelGroup
+    before: Neighbour | None
+    after: Neighbour | None
+
+
+def join(place: Place, store: Store, device: torch.device, config: EngineConfig) -> Links:
+    """All ranks must join at the same time."""
+    parallel = config.parallel
     nccl = device.type == "cuda"
     if nccl:
         torch.cuda.set_device(device)
@@ -57,4 +69,16 @@ def join(place: Place, store: Store, device: torch.device, parallel: ParallelCon
         dist.new_group(list(range(first, first + place.tensor)), timeout=limit)
         for first in range(0, parallel.world_size, place.tensor)
     ]
-    return SoloGroup() if place.tensor == 1 else DistributedGroup(groups[place.stage])
+    pipes = _pipes(parallel, timedelta(seconds=parallel.collective_timeout + config.step_timeout))
+    before, after = place.rank - place.tensor, place.rank + place.tensor
+    return Links(
+        SOLO if place.tensor == 1 else DistributedGroup(groups[place.stage]),
+        None if place.first else Neighbour(before, pipes[before, place.rank]),
+        None if place.last else Neighbour(after, pipes[place.rank, after]),
+    )
+
+
+def _pipes(parallel: ParallelConfig, patience: timedelta) -> dict[tuple[int, int], dist.ProcessGroup]:
+    """By (rank, the rank with its shard in the next stage): every rank must make all of them."""
+    pairs = [(rank, rank + parallel.tensor) for rank in range(parallel.world_size - parallel.tensor)]
+    return {pair: dist.new_group(list(pair), timeout=patience) for pair in pairs}

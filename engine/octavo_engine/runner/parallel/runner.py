@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _FOR_EVER = 1e9
 _STOP_SECONDS = 5.0
+_ROUND_MS = 500
 
 
 class ParallelRunner:
@@ -47,6 +48,7 @@ class ParallelRunner:
         near, far = [rank for rank in here if rank], sorted({p.rank for p in self._places} - set(here))
         self._broadcast = Broadcast(self._context, launcher.host, near, far)
         self._results = self._context.socket(zmq.PULL)
+        self._decoder = msgspec.msgpack.Decoder(StepResult)
         self._own: ModelRunner | None = None
         self._launched: deque[StepInput] = deque()
         self._moved_at = 0.0
@@ -86,8 +88,10 @@ class ParallelRunner:
 
     def launch(self, step: StepInput) -> None:
         with self._guarded():
-            tokens, self._tokens = self._tokens, []
-            self._broadcast.send(Step(step, tokens))
+            if self._tokens:
+                step = msgspec.structs.replace(step, tokens=self._tokens)
+                self._tokens = []
+            self._broadcast.send(Step(step))
             if not self._launched:
                 self._moved_at = time.monotonic()
             self._launched.append(step)
@@ -96,9 +100,24 @@ class ParallelRunner:
     def collect(self) -> StepResult:
         with self._guarded():
             result = self._rank_0.collect()
-            self._launched.popleft()
+            step = self._launched.popleft()
+            if self._config.parallel.pipeline > 1:
+                result = self._last_stages_result()
+                self._note_tokens(step, result)
             self._moved_at = time.monotonic()
             return result
+
+    def _last_stages_result(self) -> StepResult:
+        while not self._results.poll(_ROUND_MS):
+            self._watch.check()
+        result: StepResult = self._decoder.decode(self._results.recv())
+        return result
+
+    def _note_tokens(self, step: StepInput, result: StepResult) -> None:
+        """The first stage's rows are to know them with the next step."""
+        ends = {s.seq_id: s.num_computed_tokens + s.num_new_tokens for s in step.sequences if s.sample}
+        sampled = (token for token in result.tokens if token.token_id >= 0)
+        self._tokens += [(token.seq_id, ends[token.seq_id], token.token_id) for token in sampled]
 
     def shutdown(self) -> None:
         """End every rank."""

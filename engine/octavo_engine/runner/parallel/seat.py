@@ -31,5 +31,6 @@ def take_seat(
     set_environment(one_node=at.host == "127.0.0.1")
     found = store or reach_store(at.host, at.port, config.parallel.start_timeout)
     chosen = choose_device(config.model, device)
-    group = join(place, found, chosen, config.parallel)
-    return ModelRunner(config, Seat(place, device, neighbours, group))
+    links = join(place, found, chosen, config)
+    seat = Seat(place, device, neighbours, links.group, links.before, links.after)
+    return ModelRunner(config, seat)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from octavo_engine.config import EngineConfig
-from octavo_engine.messages import RunnerSpec, StepInput, StepResult
+from octavo_engine.messages import RunnerSpec, StepInput
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,10 +45,7 @@ class Allocate(msgspec.Struct, frozen=True, tag="allocate"):
 
 
 class Step(msgspec.Struct, frozen=True, tag="step"):
-    """``tokens`` (seq_id, position, token): sampled by the last stage, for rows of the others."""
-
     step: StepInput
-    tokens: list[tuple[int, int, int]] = []
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
@@ -91,4 +88,3 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 Report = Hello | Done | Beat | Failed
-Result = StepResult

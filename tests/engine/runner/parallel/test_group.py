@@ -24,6 +24,8 @@ from octavo_engine.runner.parallel.wire import WorkerSpec
 from octavo_engine.sampling_params import SamplingParams
 
 TWO = ParallelConfig(tensor=2, start_timeout=60)
+STAGES = ParallelConfig(pipeline=3, start_timeout=60)
+BOTH = ParallelConfig(tensor=2, pipeline=2, pipeline_layers=(1, 2), start_timeout=60)
 SHARED = prompt(12, seed=1)
 PROMPTS = [SHARED + prompt(n, seed=n) for n in (3, 9, 6)] + [prompt(14, seed=20)]
 
@@ -68,7 +70,7 @@ def started(config: EngineConfig, runner: Runner) -> EngineCore:
 
 
 @pytest.mark.parametrize("mode", ["recompute", "swap"])
-@pytest.mark.parametrize("parallel", [TWO], ids=["tensor 2"])
+@pytest.mark.parametrize("parallel", [TWO, STAGES, BOTH], ids=["tensor 2", "pipeline 3", "both 2"])
 def test_preemption_prefix_caching_chunks_and_aborts_change_no_answer(
     folder: Path, warm_ranks: WarmRanks, parallel: ParallelConfig, mode: str
 ) -> None:

@@ -42,7 +42,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return save(request.param, tmp_path_factory.mktemp(request.param), **changes)
 
 
-@pytest.mark.parametrize("tensor, pipeline, far", [(2, 1, ()), (4, 1, (3,))])
+@pytest.mark.parametrize("tensor, pipeline, far", [(2, 1, ()), (4, 1, (3,)), (1, 2, ()), (2, 2, (2, 3))])
 def test_several_ranks_agree_with_one(
     folder: Path, warm_ranks: WarmRanks, tensor: int, pipeline: int, far: tuple[int, ...]
 ) -> None:
