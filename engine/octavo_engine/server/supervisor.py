@@ -172,7 +172,8 @@ class Supervisor:
     async def _end_workers(self, keepers: list[asyncio.Task[None]]) -> None:
         for worker in self._workers.values():
             worker.stop()
-        _, late = await asyncio.wait(keepers, timeout=_ENDING_SECONDS)
+        patience = _ENDING_SECONDS if self._core.ready.done() else 0.0  # before that nothing was accepted
+        _, late = await asyncio.wait(keepers, timeout=patience)
         if late:
             for worker in self._workers.values():
                 with contextlib.suppress(ProcessLookupError):

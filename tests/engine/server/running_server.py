@@ -79,7 +79,7 @@ class RunningServer:
 
     def end(self) -> tuple[int, str]:
         """(exit code, stderr) of a process that is ending."""
-        _, stderr = self.process.communicate(timeout=20)
+        _, stderr = self.process.communicate(timeout=60)
         return self.process.returncode, stderr
 
     def close(self) -> None:
