@@ -89,8 +89,8 @@ def main() -> None:
         conditions = (
             f"{arguments.clients} clients, 64 token ids in, {arguments.output_len} tokens out, streamed, a "
             f"runner without a model with steps of {arguments.step_ms:g} ms; {workers} API processes, load "
-            f"and server on {os.cpu_count()} cores; Python {platform.python_version()}; "
-            f"median of {arguments.runs}"
+            f"and server on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
+            f"Python {platform.python_version()}; median of {arguments.runs}"
         )
         suffix = f".{workers}_workers"
         rows.append(entry(f"tok_s{suffix}", [s.tokens_per_s for s in samples], "tok/s", conditions))

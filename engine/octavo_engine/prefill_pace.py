@@ -14,6 +14,7 @@ _FRESH = 64  # steps beside prompts for which a reading of decodes alone counts
 _FIRST = 256  # prompt tokens while nothing is known of their cost
 _FEWEST = 64  # prompt tokens of a step, lest a prompt take for ever
 _TILE = 64  # tokens of a step that cost about as much as one fewer
+_PADDED = 60  # decodes from which on steps are not padded
 _MARGIN = 0.85  # of the slowdown that is aimed at
 _UNFELT = 0.004  # seconds that prompts may always add
 _FEW = 4  # prompts that may wait without anybody giving way for them
@@ -85,6 +86,11 @@ class PrefillPace:
 
 
 def _whole_tiles(decodes: int, prompt_tokens: int) -> int:
-    """Fewer prompt tokens where that spares the rest of a tile."""
-    tokens = (decodes + prompt_tokens) // _TILE * _TILE - decodes
+    """Fewer prompt tokens where more would only fill the rest of a tile.
+
+    Small steps of few sequences are padded to multiples of 128 tokens, and of 256 from 768 on.
+    """
+    total = decodes + prompt_tokens
+    tile = _TILE if decodes >= _PADDED else 2 * _TILE if total < 768 else 4 * _TILE
+    tokens = total // tile * tile - decodes
     return tokens if tokens >= _FEWEST else prompt_tokens
