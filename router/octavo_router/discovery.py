@@ -10,15 +10,25 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import aiohttp
 import msgspec
 
-from octavo_router.endpoints import Address, Registry
+from octavo_router.endpoints import Address
+from octavo_router.keys import Keyring, KeySpec
 from octavo_router.kubeconfig import Access
 from octavo_router.metrics import Figures
-from octavo_router.objects import DEPLOYMENT_LABEL, EndpointSlice, LLMDeployment, Meta, merge
+from octavo_router.objects import (
+    API_KEYS_LABEL,
+    DEPLOYMENT_LABEL,
+    EndpointSlice,
+    KeySecret,
+    LLMDeployment,
+    Meta,
+    merge,
+)
+from octavo_router.registry import Registry
 from octavo_router.routing import Deployment
 from octavo_router.settings import Settings
 
@@ -190,8 +200,16 @@ def _delay_s(failures: int) -> float:
 class Discovery:
     """Mirrors the cluster into the registry."""
 
-    def __init__(self, settings: Settings, access: Access, registry: Registry, figures: Figures) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        access: Access,
+        registry: Registry,
+        figures: Figures,
+        keyring: Keyring | None = None,
+    ) -> None:
         self._settings = settings
+        self._keyring = keyring
         self._access = access
         self._registry = registry
         self._figures = figures
@@ -214,15 +232,28 @@ class Discovery:
     def _scopes(self) -> list[str]:
         return [f"/namespaces/{n}" for n in self._settings.watch_namespaces] or [""]
 
-    def _reflectors(
-        self, session: aiohttp.ClientSession, scope: str
-    ) -> tuple[Reflector[LLMDeployment], Reflector[EndpointSlice]]:
+    def _reflectors(self, session: aiohttp.ClientSession, scope: str) -> list[Reflector[Any]]:
         deployments = f"{self._access.server}/apis/octavo.dev/v1alpha1{scope}/llmdeployments"
         slices = f"{self._access.server}/apis/discovery.k8s.io/v1{scope}/endpointslices"
-        return (
+        reflectors: list[Reflector[Any]] = [
             Reflector(session, deployments, LLMDeployment, "", self._deployments_changed, self._figures),
             Reflector(session, slices, EndpointSlice, DEPLOYMENT_LABEL, self._slices_changed, self._figures),
-        )
+        ]
+        if self._keyring is not None:
+            secrets, selector = f"{self._access.server}/api/v1{scope}/secrets", f"{API_KEYS_LABEL}=true"
+            changed = self._secrets_changed
+            reflectors.append(Reflector(session, secrets, KeySecret, selector, changed, self._figures))
+        return reflectors
+
+    def _secrets_changed(self, changes: Changes[KeySecret]) -> None:
+        assert self._keyring is not None
+        found: dict[str, tuple[KeySpec, ...]] = {}
+        for former, present in changes:
+            if present is not None:
+                found[present.metadata.key] = present.keys(log.warning)
+            elif former is not None:
+                found[former.metadata.key] = ()
+        self._keyring.replace(found)
 
     def _deployments_changed(self, changes: Changes[LLMDeployment]) -> None:
         before = dict(self._deployments)

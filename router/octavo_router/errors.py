@@ -2,12 +2,14 @@
 
 RouterError
 ├── InvalidRequestError      400  the body or the head is not what the OpenAI API wants
+│   ├── WrongKeyError        401  no API key, or one that is not known
 │   ├── NotFoundError        404  no such path
 │   │   └── UnknownModelError     no deployment has this name
 │   ├── MethodNotAllowedError 405
 │   ├── RequestTimeoutError  408  the client sends too slowly
 │   ├── BodyTooLargeError    413
 │   ├── ExpectationFailedError 417
+│   ├── TokenRateError       429  the API key has used its tokens for now
 │   └── HeadTooLargeError    431
 ├── NoReadyPodError          503  the deployment exists, but no pod can take the request now
 ├── UnreachableError         503  pods are ready, but none answered
@@ -44,7 +46,7 @@ class RouterError(Exception):
     kind: ClassVar[str] = "server_error"
     code: ClassVar[str | None] = None
     param: ClassVar[str | None] = None
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
 
     def body(self) -> bytes:
         """The OpenAI error object, as JSON."""
@@ -54,6 +56,21 @@ class RouterError(Exception):
 class InvalidRequestError(RouterError):
     status = 400
     kind = "invalid_request_error"
+
+
+class WrongKeyError(InvalidRequestError):
+    status = 401
+    code = "invalid_api_key"
+
+
+class TokenRateError(InvalidRequestError):
+    status = 429
+    kind = "tokens"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, sentence: str, retry_after_s: int) -> None:
+        super().__init__(sentence)
+        self.retry_after_s = retry_after_s
 
 
 class MissingModelError(InvalidRequestError):

@@ -15,7 +15,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 import msgspec
 
-from octavo_router.endpoints import Endpoint, Registry, Route
+from octavo_router.endpoints import Endpoint, Route
+from octavo_router.registry import Registry
 from octavo_router.settings import Settings
 
 _BUSY_S = 5.0  # for so long after its last request a model counts as busy

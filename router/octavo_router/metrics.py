@@ -11,10 +11,17 @@ from prometheus_client.registry import Collector
 
 TTFT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
+_KEY_COUNTERS = (
+    ("requests", "Requests with an API key.", "requests"),
+    ("rate_limited", "Requests refused because the key had used its tokens.", "refused"),
+    ("guessed_usage", "Streams whose tokens were guessed, because they told no usage.", "guessed"),
+)
+
 
 Snapshot = dict[str, Any]
 _GAUGES = frozenset(
     (
+        "held",
         "in_flight",
         "client_connections",
         "upstream_connections",
@@ -74,11 +81,31 @@ class ModelFigures:
         self.ttft_sum_s += seconds
 
 
+class KeyFigures:
+    """Figures of one API key. The label is `namespace/secret/entry`, never the key."""
+
+    __slots__ = ("completion_tokens", "guessed", "label", "prompt_tokens", "refused", "requests")
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.requests = self.refused = 0
+        self.prompt_tokens = self.completion_tokens = 0
+        self.guessed = 0  # responses that told no usage
+
+    def snapshot(self) -> Snapshot:
+        return {name: getattr(self, name) for name in self.__slots__ if name != "label"}
+
+    def add(self, snapshot: Snapshot) -> None:
+        for name, value in snapshot.items():
+            setattr(self, name, getattr(self, name) + value)
+
+
 class Figures:
     """All figures of one router process."""
 
     def __init__(self) -> None:
         self._models: dict[str, ModelFigures] = {}
+        self._keys: dict[str, KeyFigures] = {}
         self.retries = 0
         self.ejections = 0
         self.cancelled = 0
@@ -99,6 +126,13 @@ class Figures:
         """The figures of one model; the same object for the same label."""
         return self._models.setdefault(label, ModelFigures(label))
 
+    def of_key(self, label: str) -> KeyFigures:
+        """The figures of one API key; the same object for the same label."""
+        return self._keys.setdefault(label, KeyFigures(label))
+
+    def api_keys(self) -> list[KeyFigures]:
+        return list(self._keys.values())
+
     def models(self) -> list[ModelFigures]:
         return list(self._models.values())
 
@@ -106,7 +140,8 @@ class Figures:
         """All figures as plain values, for `add` in another process."""
         plain = {name: value for name, value in vars(self).items() if isinstance(value, int)}
         models = {label: model.snapshot() for label, model in self._models.items()}
-        return plain | {"table_blocks": self.table_blocks(), "models": models}
+        keys = {label: key.snapshot() for label, key in self._keys.items()}
+        return plain | {"table_blocks": self.table_blocks(), "models": models, "keys": keys}
 
     def add(self, snapshot: Snapshot) -> None:
         """Adds another process's figures to these."""
@@ -114,7 +149,9 @@ class Figures:
         self.table_blocks = lambda: blocks
         for label, model in snapshot["models"].items():
             self.of(label).add(model)
-        for name in snapshot.keys() - {"table_blocks", "models"}:
+        for label, key in snapshot["keys"].items():
+            self.of_key(label).add(key)
+        for name in snapshot.keys() - {"table_blocks", "models", "keys"}:
             setattr(self, name, getattr(self, name) + snapshot[name])
 
 
@@ -131,6 +168,7 @@ class RouterCollector(Collector):
         yield self._ttft(models)
         yield self._in_flight(models)
         yield self._held(models)
+        yield from self._keys(figures.api_keys())
         yield from self._counters(figures)
         yield from self._gauges(figures)
 
@@ -166,6 +204,20 @@ class RouterCollector(Collector):
             if model.label:
                 family.add_metric([model.label], model.held)
         return family
+
+    def _keys(self, keys: list[KeyFigures]) -> Iterator[Metric]:
+        tokens = CounterMetricFamily(
+            "octavo_router_key_tokens", "Tokens used with an API key.", labels=["key", "kind"]
+        )
+        for key in keys:
+            tokens.add_metric([key.label, "prompt"], key.prompt_tokens)
+            tokens.add_metric([key.label, "completion"], key.completion_tokens)
+        yield tokens
+        for name, text, field in _KEY_COUNTERS:
+            family = CounterMetricFamily(f"octavo_router_key_{name}", text, labels=["key"])
+            for key in keys:
+                family.add_metric([key.label], getattr(key, field))
+            yield family
 
     def _counters(self, f: Figures) -> Iterator[Metric]:
         for name, text, value in (

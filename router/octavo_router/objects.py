@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import base64
+from collections.abc import Callable, Iterable
+from hashlib import sha256
 
 import msgspec
 
 from octavo_router.endpoints import Address
+from octavo_router.keys import MIN_LENGTH, KeySpec
 from octavo_router.routing import Deployment
 
 DEPLOYMENT_LABEL = "octavo.dev/deployment"
+API_KEYS_LABEL = "octavo.dev/api-keys"
+TOKEN_LIMIT = "octavo.dev/tokens-per-minute"
 
 
 class Meta(msgspec.Struct, rename="camel", gc=False):
@@ -59,6 +64,40 @@ class LLMDeployment(msgspec.Struct, gc=False):
             f"{meta.namespace}/{routing.fallback}" if routing.fallback else None,
             spec.autoscaling.min_replicas == 0,
         )
+
+
+class _SecretMeta(Meta, rename="camel", gc=False):
+    annotations: dict[str, str] | None = None
+
+
+class KeySecret(msgspec.Struct, gc=False):
+    """A Secret of API keys: each entry of `data` is one, named by the entry."""
+
+    metadata: _SecretMeta
+    data: dict[str, str] | None = None
+
+    def keys(self, warn: Callable[[str], None]) -> tuple[KeySpec, ...]:
+        """Its keys; none, with a warning, when its limit cannot be read: no limit would be too much."""
+        meta = self.metadata
+        limit = (meta.annotations or {}).get(TOKEN_LIMIT)
+        if limit is not None and not (limit.isascii() and limit.isdigit() and int(limit) > 0):
+            warn(
+                f"The API keys of Secret {meta.key} are not accepted: its annotation {TOKEN_LIMIT} is "
+                f"{limit!r}; make it a whole number greater than 0, or remove it."
+            )
+            return ()
+        specs = []
+        for entry, encoded in (self.data or {}).items():
+            key = base64.b64decode(encoded).strip()
+            if len(key) < MIN_LENGTH:
+                warn(
+                    f"The API key {meta.key}/{entry} is not accepted: it has {len(key)} characters; "
+                    f"use at least {MIN_LENGTH}."
+                )
+                continue
+            name = f"{meta.key}/{entry}"
+            specs.append(KeySpec(name, meta.namespace, sha256(key).digest(), int(limit) if limit else None))
+        return tuple(specs)
 
 
 class _Conditions(msgspec.Struct, gc=False):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -122,7 +121,9 @@ def chained(text: bytes, seed: int) -> list[int]:
 
 
 class Features:
-    """What a policy may look at in a request. What costs time is worked out when it is asked for."""
+    """What a policy may look at in a request. It is worked out anew each time it is asked for."""
+
+    __slots__ = ("_headers", "_session_header", "asked")
 
     def __init__(self, asked: Asked, headers: Sequence[Header] = (), session_header: bytes = b"") -> None:
         self.asked = asked
@@ -131,26 +132,29 @@ class Features:
 
     @property
     def has_prompt(self) -> bool:
-        return bool(self.asked.messages) or bool(bytes(self.asked.prompt))
+        return bool(self.asked.messages) or self.asked.prompt is not _NONE
 
-    @cached_property
+    @property
     def blocks(self) -> list[int]:
         """The prompt's blocks, chained: all of the messages, images and tool calls too; tools come first."""
         asked = self.asked
         text = b"".join(_pieces(asked.messages)) if asked.messages else bytes(asked.prompt)
         return chained(text, self._seed)
 
-    @cached_property
+    @property
     def anchor(self) -> int:
         """The same for all turns of one conversation: its beginning, up to the first words of the user."""
         asked = self.asked
         if not asked.messages:
             return _hash(bytes(asked.prompt)[:_ANCHOR_BYTES], self._seed)
-        opening = next((n for n, m in enumerate(asked.messages) if bytes(m.role) == _USER), 0)
-        before = b"".join(_pieces(asked.messages[:opening]))
-        return _hash(bytes(asked.messages[opening].content)[:_ANCHOR_BYTES], _hash(before, self._seed))
+        seed, opening = self._seed, 0
+        while opening + 1 < len(asked.messages) and bytes(asked.messages[opening].role) != _USER:
+            opening += 1
+        if opening:
+            seed = _hash(b"".join(_pieces(asked.messages[:opening])), seed)
+        return _hash(bytes(asked.messages[opening].content)[:_ANCHOR_BYTES], seed)
 
-    @cached_property
+    @property
     def session(self) -> int | None:
         """A hash of the session's header or, without it, of `user`; None when the request has neither."""
         for name, value in self._headers:
@@ -159,13 +163,16 @@ class Features:
         user = bytes(self.asked.user)
         return _hash(user) if user not in (b"", b"null", b'""') else None
 
-    @cached_property
+    @property
     def _seed(self) -> int:
-        return _hash(bytes(self.asked.cache_salt), _hash(bytes(self.asked.tools)))
+        tools, salt = self.asked.tools, self.asked.cache_salt
+        return 0 if tools is _NONE and salt is _NONE else _hash(bytes(salt), _hash(bytes(tools)))
 
 
 def _pieces(messages: list[_Message]) -> list[msgspec.Raw]:
     pieces: list[msgspec.Raw] = []
     for m in messages:
-        pieces += (m.role, m.content, m.name, m.tool_calls, m.tool_call_id)
+        pieces += (m.role, m.content)
+        if m.name is not _NONE or m.tool_calls is not _NONE or m.tool_call_id is not _NONE:
+            pieces += (m.name, m.tool_calls, m.tool_call_id)
     return pieces

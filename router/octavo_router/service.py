@@ -15,12 +15,14 @@ from pathlib import Path
 from octavo_router.admin import administered
 from octavo_router.channel import State, answer
 from octavo_router.discovery import Discovery
-from octavo_router.endpoints import Registry, make_registry
+from octavo_router.errors import SettingsError
+from octavo_router.keys import Keyring
 from octavo_router.kubeconfig import load_access
 from octavo_router.loads import asking_loads
 from octavo_router.metrics import Figures
 from octavo_router.proxy.gateway import Gateway
 from octavo_router.proxy.pool import Pool
+from octavo_router.registry import Registry, make_registry
 from octavo_router.settings import Settings
 from octavo_router.static import load_static
 from octavo_router.waking import waking
@@ -37,6 +39,7 @@ class Service:
         self._static = static
         self._channel = channel
         self._figures = Figures()
+        self._keyring = Keyring(self._figures, log.warning) if settings.api_keys else None
         self._told, self._told_again = asyncio.Event(), asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
 
@@ -44,7 +47,7 @@ class Service:
         """Serves, then drains; returns the exit code. Raises SettingsError; OSError when a port is taken."""
         pool = Pool(self._settings, self._figures)
         registry = make_registry(self._settings, self._figures, pool.withdraw)
-        gateway = Gateway(self._settings, registry, pool, self._figures)
+        gateway = Gateway(self._settings, registry, pool, self._figures, self._keyring)
         self._listen_for_signals()
         async with self._discovering(registry), self._administered(), asking_loads(self._settings, registry):
             port = await gateway.start()
@@ -88,13 +91,17 @@ class Service:
     async def _discovering(self, registry: Registry) -> AsyncIterator[None]:
         """Keeps the registry filled. Raises SettingsError when it is not known from where."""
         if self._static is not None:
+            if self._keyring is not None:
+                raise SettingsError(
+                    "OCTAVO_API_KEYS is true, but keys are Secrets in Kubernetes: unset it, or drop --static."
+                )
             load_static(self._static, registry)
             self._figures.synced = True
             yield
             return
         access = load_access(os.environ)
         self._watching = watching = asyncio.create_task(
-            Discovery(self._settings, access, registry, self._figures).run()
+            Discovery(self._settings, access, registry, self._figures, self._keyring).run()
         )
         try:
             async with waking(access, registry):

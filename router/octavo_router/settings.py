@@ -43,6 +43,11 @@ class Settings(BaseModel):
     load_age: float = Field(
         1, ge=0, description="after which a busy model's pods are asked for their load; 0: never"
     )
+    api_keys: bool = Field(False, description="ask for API keys, which are read from labelled Secrets")
+    access_log: float = Field(
+        0, ge=0, le=1, description="share of the requests that are logged on stdout; 0: none, 1: all"
+    )
+    trace: bool = Field(False, description="begin a W3C trace context for requests without one")
     port_name: str = Field("http", description="name of the engine's port in the EndpointSlices")
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="debug|info|warning|error"
@@ -59,8 +64,14 @@ class Settings(BaseModel):
     keepalive_timeout: float = Field(75, gt=0, description="for which an idle client connection is kept")
     stall_timeout: float = Field(60, gt=0, description="for which a client may leave a response unread")
     connect_timeout: float = Field(2, gt=0, description="to connect to a pod, each try")
+    first_byte_timeout: float = Field(
+        300, gt=0, description="from a streaming request to its first byte, each try; then the next pod"
+    )
+    chunk_timeout: float = Field(
+        300, gt=0, description="between two chunks of a stream; then it is cut, with an error event"
+    )
     upstream_timeout: float = Field(
-        600, gt=0, description="for which a pod may be silent; then 504 or a cut stream"
+        600, gt=0, description="for which a pod may be silent that does not stream; then 504"
     )
     upstream_keepalive: float = Field(4, gt=0, description="for which an idle connection to a pod is kept")
     hold_timeout: float = Field(

@@ -16,9 +16,10 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from octavo_router.endpoints import Address, Registry
+from octavo_router.endpoints import Address
 from octavo_router.errors import SettingsError
 from octavo_router.policies import PolicyName
+from octavo_router.registry import Registry
 from octavo_router.routing import Deployment
 
 

@@ -16,8 +16,9 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
-from octavo_router.endpoints import Registry, Route
+from octavo_router.endpoints import Route
 from octavo_router.kubeconfig import Access
+from octavo_router.registry import Registry
 
 log = logging.getLogger("octavo.router.waking")
 

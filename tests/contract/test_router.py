@@ -64,3 +64,10 @@ def test_the_chart_offers_the_routers_policies() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     offered = schema["properties"]["router"]["properties"]["policy"]["enum"]
     assert tuple(offered) == POLICY_NAMES
+
+
+def test_the_labels_and_annotations_of_api_keys_are_those_of_the_contract(contract: str) -> None:
+    section = contract.partition("## API keys\n")[2].partition("\n## ")[0]
+    assert f'`{seen.API_KEYS_LABEL}: "true"`' in section
+    assert f"`{seen.TOKEN_LIMIT}`" in section
+    assert "api_keys" in Settings.model_fields

@@ -25,6 +25,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "in two namespaces": ('watchNamespaces=["a", "b"]',),
     "without the metrics API": ("metricsApi.enabled=false",),
     "without the router": ("router.enabled=false",),
+    "with API keys": ("router.apiKeys.enabled=true",),
 }
 READ = {"get", "list", "watch"}
 CHILD = {"get", "watch", "create", "patch"}
@@ -125,7 +126,23 @@ def test_every_rule_gives_just_what_is_known_to_be_needed(objects: list[dict[str
         for rule in role["rules"]:
             for group, resource in itertools.product(rule["apiGroups"], rule["resources"]):
                 granted.setdefault(f"{group}/{resource}", set()).update(rule["verbs"])
+        secrets = granted.pop("/secrets", None) if role["metadata"]["name"] == "octavo-router" else None
+        assert secrets in (None, {"list", "watch"})
         assert granted == ALLOWED[role["metadata"]["name"]], role["metadata"]["name"]
+
+
+def test_secrets_are_the_routers_only_with_api_keys_and_only_where_it_watches(render: Render) -> None:
+    def readers(*values: str) -> set[tuple[str, str]]:
+        roles = of_kind(render(*values), "Role", "ClusterRole")
+        reading = [
+            role for role in roles if any(rule["verbs"] == ["list", "watch"] for rule in role["rules"])
+        ]
+        return {(role["metadata"].get("namespace", ""), role["metadata"]["name"]) for role in reading}
+
+    assert readers() == set()
+    assert readers("router.apiKeys.enabled=true") == {("", "octavo-router")}
+    in_two = readers("router.apiKeys.enabled=true", 'watchNamespaces=["a", "b"]')
+    assert in_two == {("a", "octavo-router"), ("b", "octavo-router")}
 
 
 def test_every_binding_names_a_role_and_an_account_that_exist(objects: list[dict[str, Any]]) -> None:

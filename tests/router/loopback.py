@@ -13,10 +13,12 @@ from typing import Any
 
 import h11
 
-from octavo_router.endpoints import Address, Registry, make_registry
+from octavo_router.endpoints import Address
+from octavo_router.keys import Keyring
 from octavo_router.metrics import Figures
 from octavo_router.proxy.gateway import Gateway
 from octavo_router.proxy.pool import Pool
+from octavo_router.registry import Registry, make_registry
 from octavo_router.routing import Deployment
 from octavo_router.settings import Settings
 
@@ -260,14 +262,14 @@ class Router:
 
 
 @contextlib.asynccontextmanager
-async def running_router(**settings: Any) -> AsyncIterator[Router]:
+async def running_router(*, keyring: Keyring | None = None, **settings: Any) -> AsyncIterator[Router]:
     """A router on a free port; `settings` are fields of Settings."""
     usual = {"host": "127.0.0.1", "port": 0, "lame_duck": 0, "policy": "least-load"}
     chosen = Settings.load({}, **{**usual, **settings})
     figures = Figures()
     pool = Pool(chosen, figures)
     registry = make_registry(chosen, figures, pool.withdraw)
-    gateway = Gateway(chosen, registry, pool, figures)
+    gateway = Gateway(chosen, registry, pool, figures, keyring)
     router = Router(gateway, registry, figures)
     router.port = await gateway.start()
     try:

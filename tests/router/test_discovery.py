@@ -13,10 +13,10 @@ from aiohttp import web
 from tests.router.loopback import until
 
 from octavo_router.discovery import Discovery
-from octavo_router.endpoints import Registry
 from octavo_router.errors import UnknownModelError
 from octavo_router.kubeconfig import Access
 from octavo_router.metrics import Figures
+from octavo_router.registry import Registry
 from octavo_router.settings import Settings
 
 Object = dict[str, Any]

@@ -7,10 +7,11 @@ from collections import Counter
 import msgspec
 import pytest
 
-from octavo_router.endpoints import Address, Endpoint, Registry
+from octavo_router.endpoints import Address, Endpoint
 from octavo_router.errors import NoReadyPodError, UnknownModelError
 from octavo_router.metrics import Figures
 from octavo_router.prompt import Asked, Features
+from octavo_router.registry import Registry
 from octavo_router.routing import Deployment
 
 ONE, TWO, THREE = (Address(f"10.0.0.{n}", 8000, f"uid-{n}") for n in (1, 2, 3))

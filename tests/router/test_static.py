@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from octavo_router.endpoints import Registry
 from octavo_router.errors import SettingsError
 from octavo_router.metrics import Figures
+from octavo_router.registry import Registry
 from octavo_router.static import load_static
 
 

@@ -71,6 +71,12 @@
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
   verbs: [list, watch]
+{{- if .Values.router.apiKeys.enabled }}
+# A role cannot be held to a label: the router can read all Secrets where it watches.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [list, watch]
+{{- end }}
 {{- end -}}
 
 {{/* {root, component, rules, namespaces, [suffix]}: a Role in each namespace, or without any one ClusterRole. */}}

@@ -37,6 +37,10 @@
 {{ include "octavo.sharedEnv" . }}
 - {name: OCTAVO_WORKERS, value: {{ .Values.router.workers | quote }}}
 - {name: OCTAVO_POLICY, value: {{ .Values.router.policy | quote }}}
+- {name: OCTAVO_API_KEYS, value: {{ .Values.router.apiKeys.enabled | quote }}}
+- {name: OCTAVO_MAX_BODY_BYTES, value: {{ .Values.router.maxBodyBytes | int64 | quote }}}
+- {name: OCTAVO_ACCESS_LOG, value: {{ .Values.router.accessLog | quote }}}
+- {name: OCTAVO_TRACE, value: {{ .Values.router.trace | quote }}}
 - {name: OCTAVO_LAME_DUCK, value: {{ .Values.router.drain.endpointSeconds | quote }}}
 - {name: OCTAVO_DRAIN_TIMEOUT, value: {{ .Values.router.drain.streamSeconds | quote }}}
 {{- with .Values.router.extraEnv }}

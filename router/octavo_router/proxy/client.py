@@ -152,19 +152,26 @@ class ClientConnection(asyncio.Protocol):
 
     def _serve(self, request: Request) -> None:
         head, gateway = request.head, self._gateway
+        request_id = head.request_id or gateway.new_id()
+        account = None
         try:
-            body = answer(head, gateway.registry)
+            if gateway.watchful:
+                account = gateway.open_account(head, request_id)
+                gateway.authorize(head, account)
+            body = answer(head, gateway.registry, account.namespace if account is not None else None)
         except RouterError as error:
             request.drop_body()
             gateway.figures.unrouted.answered(error.status)
-            self.refuse(error, head, head.request_id or gateway.new_id())
+            gateway.note(account, error.status)
+            self.refuse(error, head, request_id)
             return
         if body is None:
-            self.exchange = Exchange(gateway, self, request)
+            self.exchange = Exchange(gateway, self, request, request_id, account)
             self.exchange.start()
             return
         request.drop_body()
         gateway.figures.unrouted.answered(200)
+        gateway.note(account, 200)
         keep_alive = head.keep_alive and not gateway.closing
         self.transport.write(own_response(200, body, b"", keep_alive=keep_alive, http10=head.http10))
         self.finished(keep_alive)

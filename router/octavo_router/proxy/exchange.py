@@ -20,6 +20,7 @@ from octavo_router.errors import (
     UpstreamTimeoutError,
 )
 from octavo_router.prompt import Asked, Features, read_body, renamed
+from octavo_router.proxy.account import Account
 from octavo_router.proxy.heads import LAST_CHUNK, Framing, ResponseHead, error_event, upstream_head
 from octavo_router.proxy.reader import Request
 from octavo_router.proxy.upstream import UpstreamConnection
@@ -38,6 +39,7 @@ class Exchange:
     """One request and its response."""
 
     __slots__ = (
+        "_account",
         "_begun",
         "_chunked",
         "_client",
@@ -50,10 +52,12 @@ class Exchange:
         "_head_out",
         "_held",
         "_keep_alive",
+        "_patience",
         "_renewed",
         "_request",
         "_route",
         "_since",
+        "_status",
         "_stream",
         "_tried",
         "_upstream",
@@ -63,8 +67,18 @@ class Exchange:
     _route: Route
     _features: Features
 
-    def __init__(self, gateway: Gateway, client: ClientConnection, request: Request) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        client: ClientConnection,
+        request: Request,
+        request_id: bytes,
+        account: Account | None,
+    ) -> None:
         self._gateway = gateway
+        self._account = account
+        self._patience = gateway.upstream_timeout  # for which the pod may be silent
+        self._status = 0
         self._client = client
         self._request = request
         self._figures = gateway.figures.unrouted
@@ -77,7 +91,7 @@ class Exchange:
         self._held = False  # waits for the first pod of a model that sleeps
         self._begun = self._renewed = self._chunked = self._stream = self._keep_alive = False
         self._framing = Framing.LENGTH
-        self.request_id = request.head.request_id or gateway.new_id()
+        self.request_id = request_id
 
     def start(self) -> None:
         """Routes the request and sends it, or answers why not."""
@@ -85,17 +99,29 @@ class Exchange:
         try:
             asked = read_body(request.body)
             self._features = Features(asked, request.head.headers, gateway.session_header)
-            self._route = route = gateway.registry.route(self._features)
+            self._route = route = gateway.registry.route(self._features, self._permitted(asked))
         except RouterError as error:
             self._figures.in_flight += 1
             self._refuse(error)
             return
         if not route.deployment.answers_to(asked.model):
             request.replace_body(renamed(request.body, route.deployment.key))
+        if asked.streams:
+            self._patience = gateway.settings.first_byte_timeout
         route.requests += 1
         self._figures = route.figures
         self._figures.in_flight += 1
         self._try(self._since)
+
+    def _permitted(self, asked: Asked) -> str | None:
+        """The namespace that may be asked for; None: all. Raises TokenRateError."""
+        account = self._account
+        if account is None:
+            return None
+        account.asked(asked.model, len(self._request.body), streams=asked.streams)
+        if account.key is not None:
+            account.key.check_rate(self._since)
+        return account.namespace
 
     # --- tries
 
@@ -132,7 +158,7 @@ class Exchange:
         self._try(self._gateway.now())
 
     def _reach(self, endpoint: Endpoint, idle: UpstreamConnection | None, now: float) -> None:
-        self._client.deadline = now + self._gateway.upstream_timeout
+        self._client.deadline = now + self._patience
         if idle is not None:
             self.connected(idle)
         else:
@@ -144,6 +170,8 @@ class Exchange:
         self._upstream = upstream
         head, body = self._request.head, self._request.body
         extra = self._client.forwarded_for() if self._gateway.settings.forwarded else b""
+        if self._account is not None:
+            extra += self._account.trace_line
         upstream.send(
             self, upstream_head(head, upstream.endpoint.host_header, len(body), self.request_id, extra), body
         )
@@ -202,12 +230,17 @@ class Exchange:
         self._request.drop_body()
         self._judge(head.status)
         self._begun = True
+        self._status = head.status
         self._figures.answered(head.status)
         self._figures.first_byte(self._gateway.now() - self._since)
         self._framing = framing = _framing(head, request.http10)
         self._keep_alive = request.keep_alive and framing != Framing.CLOSE and not self._gateway.closing
         self._chunked = framing == Framing.CHUNKED
         self._stream = not head.sized and head.event_stream
+        if self._stream:
+            self._patience = self._gateway.settings.chunk_timeout
+        if self._account is not None:
+            self._account.first_byte(self._gateway.now())
         self._head_out = head.to_client(
             framing, keep_alive=self._keep_alive, http10=request.http10, request_id=self.request_id
         )
@@ -228,6 +261,8 @@ class Exchange:
         out = self._head_out
         if out:
             self._head_out = b""
+        if self._account is not None:
+            self._account.feed(body)
         if not self._chunked:
             out = out + body if out else body
         elif body:
@@ -240,7 +275,7 @@ class Exchange:
             self._end()
             client.finished(self._keep_alive)
         elif out:
-            client.deadline = self._gateway.now() + self._gateway.upstream_timeout
+            client.deadline = self._gateway.now() + self._patience
             client.transport.write(out)
 
     def lost(self) -> None:
@@ -273,18 +308,19 @@ class Exchange:
     def resume(self) -> None:
         if self._upstream is not None:
             self._upstream.resume()
-            self._client.deadline = self._gateway.now() + self._gateway.upstream_timeout
+            self._client.deadline = self._gateway.now() + self._patience
 
     def cancel(self) -> None:
         """The client has left."""
         if not self._begun:
+            self._status = _CLIENT_LEFT
             self._figures.answered(_CLIENT_LEFT)
         self._gateway.figures.cancelled += 1
         self._abandon()
         self._end()
 
     def expire(self) -> None:
-        """The pod has been silent for too long, or none has come."""
+        """The pod has been silent for too long, or none has come. Before a stream begins, another may do."""
         if self._held:
             seconds = self._gateway.settings.hold_timeout
             model = self._features.asked.model
@@ -292,9 +328,12 @@ class Exchange:
                 NoReadyPodError(f"The model {model!r} was asleep and has not started in {seconds:g} seconds.")
             )
             return
+        if not self._begun and self._features.asked.streams and self._has_another():
+            self._abandon()
+            self._try_next()
+            return
         self._abandon()
-        seconds = self._gateway.upstream_timeout
-        self.fail(UpstreamTimeoutError(f"The model's pod has sent nothing for {seconds:g} seconds."))
+        self.fail(UpstreamTimeoutError(f"The model's pod has sent nothing for {self._patience:g} seconds."))
 
     # --- ends
 
@@ -309,13 +348,18 @@ class Exchange:
         if self._held:
             self._held = False
             self._route.let_go(self)
-        self._leave_endpoint()
+        endpoint = self._leave_endpoint()
+        if self._account is not None:
+            tries = len(self._tried) + (endpoint is not None)
+            pod = endpoint.address if endpoint is not None else ""
+            self._account.close(self._status, self._figures.label, pod, tries, self._gateway.now())
         self._figures.in_flight -= 1
         self._request.drop_body()
 
     def _refuse(self, error: RouterError) -> None:
         """Answers with an error: nothing has reached the client yet."""
         if not self._begun:
+            self._status = error.status
             self._figures.answered(error.status)
         self._end()
         self._client.refuse(error, self._request.head, self.request_id)

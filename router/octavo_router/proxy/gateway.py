@@ -7,12 +7,18 @@ import itertools
 import os
 import time
 
-from octavo_router.endpoints import Registry
+from octavo_router.access_log import AccessLog
+from octavo_router.keys import Keyring
 from octavo_router.metrics import Figures
+from octavo_router.proxy.account import Account, entry_of
 from octavo_router.proxy.client import ClientConnection
+from octavo_router.proxy.heads import RequestHead
 from octavo_router.proxy.pool import Pool
+from octavo_router.registry import Registry
 from octavo_router.settings import Settings
+from octavo_router.trace import CONTEXT, new_trace, trace_of
 
+_AUTHORIZATION = b"authorization"
 _SWEEP_S = 0.25  # how late a deadline may be noticed
 _BACKLOG = 2048
 
@@ -20,10 +26,20 @@ _BACKLOG = 2048
 class Gateway:
     """What all connections of the process share. Lives on one event loop."""
 
-    def __init__(self, settings: Settings, registry: Registry, pool: Pool, figures: Figures) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        pool: Pool,
+        figures: Figures,
+        keyring: Keyring | None = None,
+    ) -> None:
         self.settings = settings
         self.session_header = settings.session_header.lower().encode("latin-1", "replace")
         self.registry = registry
+        self.keyring = keyring
+        self.access_log = AccessLog(settings.access_log) if settings.access_log else None
+        self.watchful = keyring is not None or self.access_log is not None or settings.trace
         self.pool = pool
         self.figures = figures
         self.keepalive_timeout = settings.keepalive_timeout
@@ -72,6 +88,8 @@ class Gateway:
         for client in list(self.clients):
             client.transport.abort()
         self.pool.close()
+        if self.access_log is not None:
+            await self.access_log.close()
 
     async def _wait_until_empty(self) -> bool:
         if not self.clients:
@@ -91,6 +109,8 @@ class Gateway:
             for client in [c for c in self.clients if c.deadline < now]:
                 client.expire()
             self.pool.sweep(now)
+            if self.access_log is not None:
+                self.access_log.flush()
 
     # --- the connections' side
 
@@ -103,6 +123,28 @@ class Gateway:
         self.figures.client_connections -= 1
         if not self.clients:
             self._empty.set()
+
+    def authorize(self, head: RequestHead, account: Account) -> None:
+        """Asks for the API key, if there are any. Raises WrongKeyError."""
+        if self.keyring is None:
+            return
+        given = [value for name, value in head.headers if name.lower() == _AUTHORIZATION]
+        head.nominated |= {_AUTHORIZATION}  # it is the router's; no pod is to see it
+        account.belongs_to(self.keyring.find(given[0] if given else None))
+
+    def open_account(self, head: RequestHead, request_id: bytes) -> Account:
+        """Begins a trace and a line of the access log, as the settings want it."""
+        trace, begun = trace_of(head.headers) or b"", b""
+        if self.settings.trace and not trace:
+            trace, begun = new_trace(os.urandom(24))
+            head.nominated |= CONTEXT  # what is there is not valid
+        log = self.access_log if self.access_log is not None and self.access_log.wants() else None
+        return Account(log, entry_of(head, request_id, trace), begun, self.now())
+
+    def note(self, account: Account | None, status: int) -> None:
+        """Closes the account of a request that the router answered itself."""
+        if account is not None:
+            account.close(status, "", "", 0, self.now())
 
     def new_id(self) -> bytes:
         """A request id: unique, cheap, and without meaning."""

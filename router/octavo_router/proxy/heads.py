@@ -216,6 +216,8 @@ def error_response(error: RouterError, request_id: bytes, *, keep_alive: bool, h
     extra = b"x-request-id: %b\r\n" % request_id if request_id else b""
     if error.retry_after_s is not None:
         extra += b"retry-after: %d\r\n" % error.retry_after_s
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        extra += b"www-authenticate: Bearer\r\n"
     if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
         extra += b"allow: GET, POST\r\n"
     return own_response(error.status, error.body(), extra, keep_alive=keep_alive, http10=http10)

@@ -6,9 +6,9 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from octavo_router.endpoints import Registry
 from octavo_router.errors import MethodNotAllowedError, NotFoundError
 from octavo_router.proxy.heads import RequestHead
+from octavo_router.registry import Registry
 from octavo_router.routing import ModelCard
 
 _MODELS = b"/v1/models"
@@ -24,8 +24,10 @@ def _shown(target: bytes) -> str:
     return target[:100].decode("latin-1")
 
 
-def answer(head: RequestHead, registry: Registry) -> bytes | None:
+def answer(head: RequestHead, registry: Registry, namespace: str | None = None) -> bytes | None:
     """The JSON body of an answer of the router's own, or None for a request that a pod is to answer.
+
+    `namespace`: the one whose models may be asked for; None: all.
 
     Raises:
         NotFoundError, UnknownModelError, MethodNotAllowedError
@@ -36,16 +38,16 @@ def answer(head: RequestHead, registry: Registry) -> bytes | None:
     if not path.startswith(b"/v1/") or b"/../" in path + b"/" or b"%2e" in path.lower():
         raise NotFoundError(f"There is no {_shown(path)!r} here; the OpenAI API is under /v1/.")
     if path == _MODELS or path.startswith(_MODELS + b"/"):
-        return _models(head.method, path, registry)
+        return _models(head.method, path, registry, namespace)
     if head.method != b"POST":
         raise MethodNotAllowedError(f"{head.method.decode()} is not served at {_shown(path)}; use POST.")
     return None
 
 
-def _models(method: bytes, path: bytes, registry: Registry) -> bytes:
+def _models(method: bytes, path: bytes, registry: Registry, namespace: str | None) -> bytes:
     if method != b"GET":
         raise MethodNotAllowedError(f"{method.decode()} is not served at {_shown(path)}; use GET.")
     if path in (_MODELS, _MODELS + b"/"):
-        return msgspec.json.encode(ModelList(registry.cards()))
+        return msgspec.json.encode(ModelList(registry.cards(namespace)))
     name = unquote_to_bytes(path[len(_MODELS) + 1 :]).decode("utf-8", "replace")
-    return msgspec.json.encode(registry.card(name))
+    return msgspec.json.encode(registry.card(name, namespace))

@@ -16,9 +16,11 @@ from e2e.cluster.control_plane import ControlPlane
 from tests.router.loopback import until
 
 from octavo_router.discovery import Discovery
-from octavo_router.endpoints import Registry
+from octavo_router.errors import WrongKeyError
+from octavo_router.keys import Keyring
 from octavo_router.kubeconfig import read_kubeconfig
 from octavo_router.metrics import Figures
+from octavo_router.registry import Registry
 from octavo_router.settings import Settings
 
 pytestmark = pytest.mark.apiserver
@@ -67,15 +69,25 @@ def documented_rules() -> list[dict[str, Any]]:
     return [{"apiGroups": [group], "resources": [name], "verbs": verbs} for name, group in resources]
 
 
+SECRETS = "/api/v1/namespaces/default/secrets"
+OF_SECRETS = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]}
+
+
 @pytest.fixture
 async def kubeconfig(kube: httpx.AsyncClient, control_plane: ControlPlane, tmp_path: Path) -> Path:
     """The login of an account with the documented permissions."""
     meta = {"metadata": {"name": "router"}}
+    if (await kube.get(f"{ACCOUNTS}/router")).is_success:
+        return await logged_in(kube, control_plane, tmp_path)
     await created(kube, ACCOUNTS, meta)
-    await created(kube, f"{RBAC}/clusterroles", meta | {"rules": documented_rules()})
+    await created(kube, f"{RBAC}/clusterroles", meta | {"rules": [*documented_rules(), OF_SECRETS]})
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "router"}
     subject = {"kind": "ServiceAccount", "namespace": "default", "name": "router"}
     await created(kube, f"{RBAC}/clusterrolebindings", meta | {"roleRef": role, "subjects": [subject]})
+    return await logged_in(kube, control_plane, tmp_path)
+
+
+async def logged_in(kube: httpx.AsyncClient, control_plane: ControlPlane, tmp_path: Path) -> Path:
     token = await created(kube, f"{ACCOUNTS}/router/token", {"spec": {"expirationSeconds": 3600}})
     config = yaml.safe_load(control_plane.kubeconfig.read_text())
     config["users"][0]["user"] = {"token": token["status"]["token"]}
@@ -123,6 +135,47 @@ async def test_models_and_pods_come_change_and_go(kube: httpx.AsyncClient, kubec
         await until(lambda: set(known()) == {"small", "gpt"}, "the alias")
         await kube.delete(f"{LLMDS}/m")
         await until(lambda: known() == {}, "the model's end")
+        assert figures.watch_restarts == 0
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_keys_are_accepted_and_refused_as_their_secrets_change(
+    kube: httpx.AsyncClient, kubeconfig: Path
+) -> None:
+    figures = Figures()
+    keyring = Keyring(figures)
+    settings = Settings.load({}, api_keys=True)
+    discovery = Discovery(settings, read_kubeconfig(kubeconfig), Registry(figures), figures, keyring)
+    watching = asyncio.create_task(discovery.run())
+
+    def known(key: str) -> int | None:
+        """The limit of a key; 0: none, None: it is refused."""
+        try:
+            return keyring.find(f"Bearer {key}".encode()).spec.tokens_per_minute or 0
+        except WrongKeyError:
+            return None
+
+    def secret(name: str, **entries: str) -> dict[str, Any]:
+        labels = {"octavo.dev/api-keys": "true"}
+        return {"metadata": {"name": name, "labels": labels}, "stringData": entries}
+
+    old, new = "sk-old-0123456789", "sk-new-0123456789"
+    merge = {"Content-Type": "application/merge-patch+json"}
+    try:
+        await created(kube, SECRETS, secret("team", ada=old))
+        await created(kube, SECRETS, {"metadata": {"name": "other"}, "stringData": {"ada": new}})
+        await until(lambda: figures.synced and known(old) == 0, "the key")
+        assert known(new) is None, "a Secret without the label is none of the router's"
+        changed = {
+            "stringData": {"ada": new},
+            "metadata": {"annotations": {"octavo.dev/tokens-per-minute": "9"}},
+        }
+        await kube.patch(f"{SECRETS}/team", json=changed, headers=merge)
+        await until(lambda: known(old) is None and known(new) == 9, "the key's change")
+        await kube.delete(f"{SECRETS}/team")
+        await until(lambda: known(new) is None, "the key's end")
         assert figures.watch_restarts == 0
     finally:
         watching.cancel()

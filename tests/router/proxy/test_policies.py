@@ -19,8 +19,8 @@ from tests.router.loopback import (
     until,
 )
 
-from octavo_router.endpoints import make_registry
 from octavo_router.loads import LoadWatch
+from octavo_router.registry import make_registry
 from octavo_router.settings import Settings
 
 TURN = "Tell me more about the third of these, please. " * 20
