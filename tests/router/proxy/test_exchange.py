@@ -404,7 +404,8 @@ async def test_a_pod_that_falls_silent(begun: bool) -> None:
             await call.event(b"data: 1\n\n")
         await call.reader.read()
 
-    async with running_pods(behave) as pods, running_router(upstream_timeout=0.2) as router:
+    waits = {"chunk_timeout": 0.2, "upstream_timeout": 0.2}
+    async with running_pods(behave) as pods, running_router(**waits) as router:
         router.serve("m", *pods)
         response = await router.post(M)
     assert response.status == (200 if begun else 504)
