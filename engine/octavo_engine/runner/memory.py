@@ -16,7 +16,7 @@ from octavo_engine.runner.placement import free_bytes
 
 def check_weights_fit(config: DecoderConfig, ctx: LayerContext) -> None:
     """Raises :class:`OutOfMemory` before a byte is read when this rank's weights cannot fit."""
-    if _weight_bytes(config, ctx) > free_bytes(ctx.device):
+    if _weight_bytes(config, ctx, fp8=bool(ctx.quantization)) > free_bytes(ctx.device):
         raise OutOfMemory(weights_do_not_fit(config, ctx))
 
 
@@ -24,14 +24,20 @@ def weights_do_not_fit(config: DecoderConfig, ctx: LayerContext) -> str:
     """The sentence for it, by what is free now and what this process has taken of it for weights."""
     gpu = ctx.device.type == "cuda"
     free = free_bytes(ctx.device) + (torch.cuda.memory_reserved(ctx.device) if gpu else 0)
+    narrower = None if ctx.quantization else _weight_bytes(config, ctx, fp8=True)
     return out_of_memory.of_weights(
-        _weight_bytes(config, ctx), free, config, ctx.dtype, ctx.group.world_size if gpu else None
+        _weight_bytes(config, ctx, fp8=bool(ctx.quantization)),
+        free,
+        config,
+        ctx.dtype,
+        ctx.group.world_size if gpu else None,
+        narrower,
     )
 
 
-def _weight_bytes(config: DecoderConfig, ctx: LayerContext) -> int:
+def _weight_bytes(config: DecoderConfig, ctx: LayerContext, *, fp8: bool) -> int:
     """Of this rank."""
-    saved = config.num_linear_parameters * (ctx.dtype.itemsize - 1) if ctx.quantization else 0
+    saved = config.num_linear_parameters * (ctx.dtype.itemsize - 1) if fp8 else 0
     return (config.num_parameters * ctx.dtype.itemsize - saved) // (ctx.group.world_size * ctx.place.pipeline)
 
 

@@ -31,12 +31,18 @@ def explained(sentence: Callable[[], str]) -> Iterator[None]:
         raise
 
 
-def of_weights(needed: int, free: int, config: DecoderConfig, dtype: torch.dtype, gpus: int | None) -> str:
-    """A rank needs ``needed`` bytes where ``free`` are. ``gpus``: how many ranks there are; None on a CPU."""
+def of_weights(
+    needed: int, free: int, config: DecoderConfig, dtype: torch.dtype, gpus: int | None, fp8: int | None
+) -> str:
+    """A rank needs ``needed`` bytes where ``free`` are; with weights in FP8, if they are not yet, ``fp8``.
+
+    ``gpus``: how many ranks there are; None on a CPU.
+    """
     ways = ["use --dtype bfloat16"] if dtype is torch.float32 and needed // 2 <= free else []
     if gpus is None:
         ways.append(f"raise the memory limit by {_gib(needed - free + _GIB)}")
     else:
+        ways += ["use --quantization fp8"] if fp8 is not None and fp8 <= 0.95 * free else []
         ranks = _ranks(gpus, needed * gpus / max(1, free), config)
         ways += [f"raise --tensor-parallel-size to {ranks}"] if ranks else []
     whose = "" if gpus is None else " on each GPU"
@@ -54,7 +60,7 @@ def of_cache(
     elif total is None:
         ways.append(f"raise --kv-cache-memory-bytes to {needed}")
     else:
-        ways += _more_of_the_gpu(config, needed - budget, steps, total)
+        ways += _more_of_the_gpu(config, needed, budget, steps, total)
     return (
         f"The KV cache of one sequence of {length} tokens needs {_size(needed)} and {_size(max(0, budget))} "
         f"are there beside weights and steps; {_or(ways)}."
@@ -101,8 +107,10 @@ def of_allocation(config: EngineConfig, *, gpu: bool) -> str:
     return f"Memory ran out beside the KV cache; lower {way}, or --max-num-seqs to {sequences}."
 
 
-def _more_of_the_gpu(config: EngineConfig, lacking: int, steps: int, total: int) -> list[str]:
-    ways = []
+def _more_of_the_gpu(config: EngineConfig, needed: int, budget: int, steps: int, total: int) -> list[str]:
+    ways, lacking = [], needed - budget
+    if config.cache.dtype == "auto" and needed // 2 <= budget:
+        ways.append("use --kv-cache-dtype fp8")
     utilization = math.ceil(100 * (config.cache.gpu_memory_utilization + lacking / total)) / 100
     if utilization <= _HIGHEST_UTILIZATION:
         ways.append(f"raise --gpu-memory-utilization to {utilization:.2f}")

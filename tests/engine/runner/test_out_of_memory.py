@@ -23,22 +23,20 @@ CUDA = torch.device("cuda")
 
 
 @pytest.mark.parametrize(
-    ("needed", "dtype", "gpus", "words"),
+    ("needed", "dtype", "gpus", "fp8", "words"),
     [
-        (
-            60,
-            torch.float32,
-            1,
-            "60.00 GiB on each GPU and 40.00 GiB of memory is free; use --dtype bfloat16, ",
-        ),
-        (60, torch.float32, 1, "raise --tensor-parallel-size to 2, or choose a smaller model"),
-        (100, torch.bfloat16, 2, "raise --tensor-parallel-size to 8,"),
-        (2000, torch.bfloat16, 1, "free; choose a smaller model."),
-        (41, torch.bfloat16, None, "raise the memory limit by 2.00 GiB, or choose a smaller model"),
+        (60, torch.float32, 1, 50, "60.00 GiB on each GPU and 40.00 GiB of memory is free; use --dtype b"),
+        (60, torch.float32, 1, 50, "raise --tensor-parallel-size to 2, or choose a smaller model"),
+        (60, torch.bfloat16, 1, 33, "free; use --quantization fp8, raise --tensor-parallel-size to 2, or"),
+        (60, torch.bfloat16, 1, None, "free; raise --tensor-parallel-size to 2, or"),
+        (100, torch.bfloat16, 2, 55, "free; raise --tensor-parallel-size to 8,"),
+        (2000, torch.bfloat16, 1, 1005, "free; choose a smaller model."),
+        (41, torch.bfloat16, None, 25, "free; raise the memory limit by 2.00 GiB, or choose a smaller model"),
     ],
 )
-def test_weights(needed: int, dtype: torch.dtype, gpus: int | None, words: str) -> None:
-    assert words in out_of_memory.of_weights(needed * GIB, 40 * GIB, LLAMA_8B, dtype, gpus)
+def test_weights(needed: int, dtype: torch.dtype, gpus: int | None, fp8: int | None, words: str) -> None:
+    narrower = None if fp8 is None else fp8 * GIB
+    assert words in out_of_memory.of_weights(needed * GIB, 40 * GIB, LLAMA_8B, dtype, gpus, narrower)
 
 
 @pytest.fixture
@@ -68,7 +66,7 @@ def test_a_length_that_the_gpu_cannot_hold_names_three_ways(gpu: Callable[..., N
     with pytest.raises(OutOfMemory) as refusal:
         blocks(configured(length=100_000), 100_000, activations=2)
     assert "one sequence of 100000 tokens needs 12.21 GiB and 10.00 GiB are there" in str(refusal.value)
-    assert "lower --max-model-len to 81904, raise --gpu-memory-utilization to 0.93" in str(refusal.value)
+    assert "81904, use --kv-cache-dtype fp8, raise --gpu-memory-utilization to 0.93" in str(refusal.value)
 
 
 def test_what_it_names_is_enough(gpu: Callable[..., None]) -> None:
