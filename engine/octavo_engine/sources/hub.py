@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 import httpx
-from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub import HfApi, constants, get_token, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -32,8 +32,8 @@ class Hub:
     def __init__(self, source: Source, access: Access) -> None:
         self._source = source
         self._endpoint = access.endpoint or os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
-        self._token = access.hub_token or None
-        self._api = HfApi(endpoint=self._endpoint, token=self._token, library_name="octavo")
+        self._token = access.hub_token or get_token()
+        self._api = HfApi(endpoint=self._endpoint, token=self._token or False, library_name="octavo")
         self._commit = ""
 
     def listing(self) -> Listing:
@@ -51,7 +51,7 @@ class Hub:
 
     def address(self, file: RemoteFile) -> Address:
         url = hf_hub_url(self._source.name, file.key, revision=self._commit, endpoint=self._endpoint)
-        return Address(url, self._api._build_hf_headers())
+        return Address(url, {"Authorization": f"Bearer {self._token}"} if self._token else {})
 
     def refusal(self, answer: httpx.Response, file: RemoteFile) -> EngineError:
         if answer.status_code in (401, 403):

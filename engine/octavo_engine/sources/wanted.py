@@ -15,7 +15,8 @@ from octavo_engine.sources.repository import RemoteFile
 _TAKEN = re.compile(
     r"""[^/]+\.safetensors | [^/]+\.safetensors\.index\.json
       | (config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab
-        |chat_template|preprocessor_config|processor_config|quantize_config|quantization_config)\.json
+        |chat_template|preprocessor_config|video_preprocessor_config|processor_config
+        |quantize_config|quantization_config|hf_quant_config)\.json
       | tokenizer\.model | merges\.txt | vocab\.txt | [^/]+\.tiktoken
       | chat_template\.jinja | additional_chat_templates/[^/]+\.jinja""",
     re.VERBOSE,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -14,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from e2e.servers.processes import registry
+from e2e.servers.pushing import MANIFEST, Pusher
 from tests.engine.sources.conftest import NewFetcher, names
 
 from octavo_engine.errors import DownloadRefused, EngineError, ModelNotFound
@@ -24,47 +23,10 @@ from octavo_engine.sources.source import parse
 
 pytestmark = pytest.mark.servers
 
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
-RAW = "application/octet-stream"
 WEIGHTS = os.urandom(1_500_000)
 FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS, "run.py": b"raise SystemExit"}
 BCRYPT_OF_RIGHT = "$2y$04$abcdefghijklmnopqrstuuFmEfrkTQnczNzw475xE2VhDrK1uwJiC"
-TITLE = "org.opencontainers.image.title"
-
-
-class Pusher:
-    """Pushes to a registry what a test needs."""
-
-    def __init__(self, url: str, auth: tuple[str, str] | None = None) -> None:
-        self.url = url
-        self.http = httpx.Client(base_url=url, auth=auth)
-
-    def blob(self, name: str, content: bytes) -> dict[str, Any]:
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        where = self.http.post(f"/v2/{name}/blobs/uploads/").raise_for_status().headers["location"]
-        query = {"digest": digest}
-        self.http.put(httpx.URL(where).copy_merge_params(query), content=content).raise_for_status()
-        return {"digest": digest, "size": len(content)}
-
-    def manifest(self, name: str, tag: str, document: Mapping[str, Any]) -> dict[str, Any]:
-        body = json.dumps(document).encode()
-        headers = {"Content-Type": document["mediaType"]}
-        self.http.put(f"/v2/{name}/manifests/{tag}", content=body, headers=headers).raise_for_status()
-        return {"digest": f"sha256:{hashlib.sha256(body).hexdigest()}", "size": len(body)}
-
-    def image(self, name: str, tag: str, layers: list[dict[str, Any]]) -> dict[str, Any]:
-        config = {**self.blob(name, b"{}"), "mediaType": "application/vnd.oci.empty.v1+json"}
-        document = {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers}
-        return self.manifest(name, tag, document)
-
-    def artifact(self, name: str, tag: str, files: Mapping[str, bytes]) -> dict[str, Any]:
-        """A layer for each file, as ORAS pushes them."""
-        layers = [
-            {**self.blob(name, content), "mediaType": RAW, "annotations": {TITLE: path}}
-            for path, content in files.items()
-        ]
-        return self.image(name, tag, layers)
 
 
 def tar(files: Mapping[str, bytes]) -> bytes:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.config import Config
-from botocore.session import Session
 from e2e.servers.processes import s3
+from e2e.servers.pushing import s3_client
 from tests.engine.sources.conftest import NewFetcher, names
 
 from octavo_engine.errors import DownloadRefused, EngineError, ModelNotFound
@@ -37,14 +36,7 @@ OBJECTS = {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with s3(tmp_path_factory.mktemp("s3"), KEY, SECRET) as url:
-        client = Session().create_client(
-            "s3",
-            endpoint_url=url,
-            region_name="us-east-1",
-            aws_access_key_id=KEY,
-            aws_secret_access_key=SECRET,
-            config=Config(s3={"addressing_style": "path"}),
-        )
+        client = s3_client(url, KEY, SECRET)
         client.create_bucket(Bucket="models")
         for name, content in OBJECTS.items():
             algorithm = {"ChecksumAlgorithm": "SHA256"} if name.endswith("2.safetensors") else {}
