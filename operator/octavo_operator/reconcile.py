@@ -17,6 +17,7 @@ from octavo_operator.desired.meta import Defaults, Manifest
 from octavo_operator.downloads import Downloads
 from octavo_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError
 from octavo_operator.events import Recorder, Type
+from octavo_operator.image_volumes import lost_volume
 from octavo_operator.names import FIELD_MANAGER, TEMPLATE_ANNOTATION, Key
 from octavo_operator.observed import Child
 from octavo_operator.plan import Apply, Plan, compared, plan
@@ -80,6 +81,8 @@ class Reconciler:
         settled = self._settled_kinds(observed.values())
         todo = plan(llmd, desired, observed, settled, self._is_idle(llmd))
         blockers = await self._act(llmd, todo)
+        deployment = self._cluster.children(key).get("Deployment")
+        blockers += lost_volume(llmd, self._defaults.image_volumes, deployment)
         await self._report(llmd, desired, blockers, rescaled=bool(todo.first))
         return not blockers
 

@@ -115,3 +115,17 @@ def test_a_download_from_its_begin_to_its_end(kube: Any, operator: Any, body: An
     assert told["Stalled"]["status"] == "True"
     assert told["Stalled"]["message"] == NO_ROOM.splitlines()[-1]
     assert "download" not in shown()
+
+
+def test_a_cluster_without_image_volumes_is_found_out(
+    kube: Any, operator: Any, body: Any, new_operator: Any
+) -> None:
+    assert operator.stop() == 0  # one operator at a time leads
+    other = new_operator(OCTAVO_IMAGE_VOLUMES="true")
+    namespace = kube.namespace()
+    kube.create("LLMDeployment", body(namespace, model={"source": "oci://r.example/m:1"})).raise_for_status()
+    found = kube.wait_reason(namespace, "smollm2", "ImageVolumesMissing")
+    assert found["Stalled"]["status"] == "True"
+    assert "set engine.imageVolumes of the chart to false" in found["Stalled"]["message"]
+    assert other.stop() == 0
+    operator.start()
