@@ -137,9 +137,16 @@ def _one_row(columns: int) -> Fp8Config:
 
 
 def _some_rows(rows: int, columns: int) -> Fp8Config:
-    """Tiles of which two or three fit into a multiprocessor's shared memory, and a program for each place."""
+    """Tiles of which two or three fit into a multiprocessor's shared memory, and a program for each place.
+
+    From 33 rows on a program takes more columns: all of them read the activations again, from the L2 cache.
+    """
     splits = 1 if columns > 8192 else 2 if columns > 4096 else 4
-    return Fp8Config(64, 256, splits) if rows <= 16 else Fp8Config(64, 128, splits)
+    if rows <= 16:
+        return Fp8Config(64, 256, splits)
+    if rows <= 32:
+        return Fp8Config(64, 128, splits)
+    return Fp8Config(128, 128, splits if columns > 8192 else 4, warps=8)
 
 
 @triton.jit(do_not_specialize=["rows"])

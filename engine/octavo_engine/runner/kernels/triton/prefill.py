@@ -62,8 +62,8 @@ def _prefill_kernel(
     member = row // share
     head = kv_head * share + row % share
     inside = ((member < count) & (row < tokens * share))[:, None] & (column < dim)[None, :]
-    place = q + (token + member)[:, None] * q_stride + head[:, None] * dim + column[None, :]
-    queries = operand(tl.load(place, mask=inside, other=0.0), keys)
+    origin = q + (token + member)[:, None] * q_stride + head[:, None] * dim + column[None, :]
+    queries = operand(tl.load(origin, mask=inside, other=0.0), keys)
     position = computed + member
     context = computed + count
     first_key, last_key = tl.load(tiles + 4 * num_tiles + index), tl.load(tiles + 5 * num_tiles + index)
