@@ -32,5 +32,5 @@ def telling(progress: Progress) -> Iterator[None]:
 def _draw(bar: tqdm, progress: Progress) -> None:
     now = progress.now
     bar.total, bar.n = now.total_bytes or None, now.downloaded_bytes
-    bar.set_description_str(now.file or "looking up", refresh=False)
+    bar.set_description_str(now.file or now.state, refresh=False)
     bar.refresh()
