@@ -118,7 +118,7 @@ class ModelRunner:
             return ThreadedSteps(executor)
         from octavo_engine.runner.device.build import device_steps  # brings Triton
 
-        return device_steps(executor, self._config, self._heads, self._ctx.device)
+        return device_steps(executor, self._config, self._heads, self._ctx.device, self._ctx.dtype)
 
     def launch(self, step: StepInput) -> None:
         if self._steps is None:

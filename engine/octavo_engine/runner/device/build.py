@@ -11,6 +11,7 @@ from octavo_engine.runner.device.chunks import ChunkGraphs, chunk_sizes
 from octavo_engine.runner.device.decode import DecodeBatch, DecodeGraphs
 from octavo_engine.runner.device.rows import DeviceRows
 from octavo_engine.runner.device.steps import DeviceSteps
+from octavo_engine.runner.device.warm import compile_sampling
 from octavo_engine.runner.forward import StepExecutor
 from octavo_engine.runner.kernels.ops import HeadShape
 from octavo_engine.sampling_params import SamplingParams
@@ -18,9 +19,13 @@ from octavo_engine.sampling_params import SamplingParams
 
 @torch.inference_mode()
 def device_steps(
-    executor: StepExecutor, config: EngineConfig, heads: HeadShape, device: torch.device
+    executor: StepExecutor,
+    config: EngineConfig,
+    heads: HeadShape,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> DeviceSteps:
-    """The steps of ``executor`` on ``device``, with every graph captured."""
+    """The steps of ``executor`` on ``device``, with every graph captured and every kernel compiled."""
     model, caches, inputs = executor.model, executor.cache.layers, executor.inputs
     rows = DeviceRows(executor.rows, device, executor.vocab_size, executor.sampler.eos_token_ids)
     max_blocks = executor.rows.block_tables.shape[1]
@@ -34,6 +39,8 @@ def device_steps(
     capture = Capture(enabled=device.type == "cuda" and not eager)
     chunks.prepare(capture)
     graphs.prepare(capture)
+    if device.type == "cuda" and executor.pipe.last:
+        compile_sampling(executor.vocab_size, dtype, device)
     return DeviceSteps(executor, rows, batch, graphs, chunks)
 
 

@@ -171,8 +171,9 @@ def _highest(x, weight, goal):
     bits = x.to(tl.uint32, bitcast=True)
     key = tl.where(bits >= 0x80000000, bits ^ 0xFFFFFFFF, bits | 0x80000000)  # ordered as the numbers are
     found = tl.zeros([1], tl.uint32)
-    for place in tl.static_range(32):
-        trial = found | (1 << (31 - place))
+    highest_bit = tl.full([1], 0x80000000, tl.uint32)
+    for place in range(32):
+        trial = found | (highest_bit >> place)
         above = tl.sum(tl.where(key >= trial, weight, 0.0), axis=0)
         found = tl.where(above >= goal, trial, found)
     bits = tl.where(found >= 0x80000000, found ^ 0x80000000, found ^ 0xFFFFFFFF)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from octavo_engine.runner.device.warm import compile_sampling
 from octavo_engine.runner.kernels.sampling import filter_logits
 from octavo_engine.runner.kernels.triton.cutoff import cutoffs
 from octavo_engine.runner.kernels.triton.sampling import SamplingColumns, sample
@@ -187,3 +188,7 @@ def test_a_large_vocabulary_is_drawn_from_evenly(device: torch.device) -> None:
     tokens, _ = sample(torch.zeros(draws, vocab, device=device), columns(draws, device), filtered=False)
     counts = torch.histc(tokens.float(), bins=16, min=0, max=vocab)
     assert ((counts - draws / 16) ** 2 / (draws / 16)).sum().item() < 62
+
+
+def test_what_is_compiled_at_start_runs(device: torch.device) -> None:
+    compile_sampling(100, torch.bfloat16, device)
