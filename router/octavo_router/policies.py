@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from octavo_router.prefix import PrefixTable
-from octavo_router.prompt import Features, half_of
+from octavo_router.prompt import Features, Prompt
 
 PolicyName = Literal["least-load", "prefix", "round-robin", "session"]
 POLICY_NAMES: tuple[PolicyName, ...] = get_args(PolicyName)
@@ -90,8 +90,9 @@ class Session:
 class Prefix:
     """The endpoint that has seen most of the prompt, unless it is too loaded; else the conversation's own.
 
-    Most is at least half: a beginning that all conversations share draws none of them to where it was first.
-    The second choice needs no memory: all routers find the same endpoint for the same conversation.
+    What it has seen counts when it goes beyond the conversation's beginning, or is nearly all: a beginning
+    that all conversations share is to draw none of them to where it was first. The second choice, and the
+    order among equals, need no memory: all routers find the same endpoint for the same conversation.
     """
 
     def __init__(self, bound: float, table: PrefixTable[Candidate]) -> None:
@@ -102,13 +103,13 @@ class Prefix:
     def choose(self, candidates: Sequence[C], features: Features) -> C:
         if not features.has_prompt:
             return self._others.choose(candidates, features)
+        prompt = features.prompt
         limit = load_limit(candidates, self._bound)
-        blocks = features.blocks
-        depths = self._table.depths(blocks)
-        chosen = _deepest(candidates, depths, half_of(blocks), limit) if depths else None
+        depths = self._table.depths(prompt.blocks)
+        chosen = _deepest(candidates, depths, prompt, limit) if depths else None
         if chosen is None:
-            chosen = preferred(candidates, features.anchor, limit)
-        self._table.learn(blocks, chosen)
+            chosen = preferred(candidates, prompt.anchor, limit)
+        self._table.learn(prompt.blocks, chosen)
         return chosen
 
 
@@ -137,14 +138,16 @@ def preferred(candidates: Sequence[C], key: int, limit: int) -> C:
     return best
 
 
-def _deepest(candidates: Sequence[C], depths: Mapping[Any, int], enough: int, limit: int) -> C | None:
-    best, reach, least = None, enough, 0
+def _deepest(candidates: Sequence[C], depths: Mapping[Any, int], prompt: Prompt, limit: int) -> C | None:
+    reach = min(prompt.anchor_blocks + 1, prompt.most)
+    able: list[C] = []
     for holder, depth in depths.items():  # few, where the candidates may be many
-        if depth >= reach:
-            load = holder.load
-            if load < limit and (best is None or depth > reach or load < least) and holder in candidates:
-                best, reach, least = holder, depth, load
-    return best
+        if depth >= reach and holder.load < limit and holder in candidates:
+            if depth > reach:
+                able.clear()
+                reach = depth
+            able.append(holder)
+    return preferred(able, prompt.anchor, limit) if able else None
 
 
 class Policies:

@@ -6,13 +6,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-HOLDERS = 4  # remembered for a block, the latest first: what all pods hold needs no choice
+HOLDERS = 16  # remembered for a block, the latest first: what all pods hold needs no choice
 
 H = TypeVar("H")  # hashable
 
 
 class PrefixTable(Generic[H]):
-    """Block hash -> the pods that were sent it last. Holds `capacity` blocks, about 130 bytes each.
+    """Block hash -> the pods that were sent it last. Holds `capacity` blocks, about 215 bytes each.
 
     The least recently used go first, and of one prompt its end before its beginning: a chain whose first
     blocks are gone would be of no use. OrderedDict, because a dict is slow to give up its oldest entries.

@@ -1,9 +1,9 @@
 """What the router reads of a request's body: the model, and the prompt as a chain of hashed blocks. Pure.
 
 The prompt is taken in pieces: the structure of `messages` is decoded, so that spaces and the order of keys do
-not matter, but strings stay as the client escaped them. To decode them as well costs half as much again for
-one gain: that clients which escape the same text differently (`\\u00e9`, `é`) share blocks.
-docs/performance.md has the figures.
+not matter, but strings stay as the client escaped them. To decode them as well costs a fifth more time, for
+one gain: clients that escape the same text differently (`\\u00e9`, `é`) would share blocks. The figures are in
+docs/performance.md.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ Header = tuple[bytes, bytes]
 
 _NONE = msgspec.Raw(b"")
 _USER = b'"user"'
+_PLAIN_ANCHOR_BYTES = 1024  # of a prompt without messages: nothing tells where its conversation begins
 _ANCHOR_BYTES = 8192  # of the first user message: a question that ends a long document does not count
 
 
@@ -99,12 +100,7 @@ def _block_ends() -> Iterator[int]:
 
 
 _ENDS: Final = tuple(_block_ends())
-_HALVES: Final = (1, *(bisect_left(_ENDS, end / 2) + 1 for end in _ENDS))
-
-
-def half_of(blocks: Sequence[int]) -> int:
-    """How many of the leading blocks hold half of the bytes; at least 1."""
-    return _HALVES[len(blocks)]
+_MOST: Final = (1, *(bisect_left(_ENDS, 0.9 * end) + 1 for end in _ENDS))
 
 
 def chained(text: bytes, seed: int) -> list[int]:
@@ -118,6 +114,24 @@ def chained(text: bytes, seed: int) -> list[int]:
         hashes.append(chain)
         start = end
     return hashes
+
+
+class Prompt(msgspec.Struct, gc=False):
+    """A prompt as policies see it."""
+
+    blocks: list[int]  # chained hashes
+    anchor: int  # a hash of the conversation's beginning up to its first question: the same in all its turns
+    anchor_end: int  # in bytes: what goes on beyond this is this conversation's alone
+
+    @property
+    def anchor_blocks(self) -> int:
+        """How many blocks the anchor reaches into."""
+        return bisect_left(_ENDS, self.anchor_end) + 1
+
+    @property
+    def most(self) -> int:
+        """How many of the leading blocks hold nine tenths of their bytes; at least 1."""
+        return _MOST[len(self.blocks)]
 
 
 class Features:
@@ -135,24 +149,21 @@ class Features:
         return bool(self.asked.messages) or self.asked.prompt is not _NONE
 
     @property
-    def blocks(self) -> list[int]:
-        """The prompt's blocks, chained: all of the messages, images and tool calls too; tools come first."""
-        asked = self.asked
-        text = b"".join(_pieces(asked.messages)) if asked.messages else bytes(asked.prompt)
-        return chained(text, self._seed)
-
-    @property
-    def anchor(self) -> int:
-        """The same for all turns of one conversation: its beginning, up to the first words of the user."""
+    def prompt(self) -> Prompt:
+        """All of the messages, images and tool calls too, or `prompt`; after the tools."""
         asked = self.asked
         if not asked.messages:
-            return _hash(bytes(asked.prompt)[:_ANCHOR_BYTES], self._seed)
-        seed, opening = self._seed, 0
+            text = bytes(asked.prompt)
+            anchor = _hash(text[:_PLAIN_ANCHOR_BYTES], self._seed)
+            return Prompt(chained(text, self._seed), anchor, _PLAIN_ANCHOR_BYTES)
+        opening = 0
         while opening + 1 < len(asked.messages) and bytes(asked.messages[opening].role) != _USER:
             opening += 1
-        if opening:
-            seed = _hash(b"".join(_pieces(asked.messages[:opening])), seed)
-        return _hash(bytes(asked.messages[opening].content)[:_ANCHOR_BYTES], seed)
+        before = b"".join(_pieces(asked.messages[:opening])) if opening else b""
+        text = before + b"".join(_pieces(asked.messages[opening:]))
+        first = bytes(asked.messages[opening].content)[:_ANCHOR_BYTES]
+        anchor = _hash(first, _hash(before, self._seed))
+        return Prompt(chained(text, self._seed), anchor, len(before) + len(first))
 
     @property
     def session(self) -> int | None:

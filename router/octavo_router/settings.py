@@ -37,11 +37,11 @@ class Settings(BaseModel):
         description="times the mean load, from which `prefix` and `session` pass a pod over",
     )
     prefix_table: int = Field(
-        200_000, ge=0, le=100_000_000, description="blocks of prompts remembered; about 130 bytes each"
+        200_000, ge=0, le=100_000_000, description="blocks of prompts remembered; about 215 bytes each"
     )
     session_header: str = Field("x-session-id", min_length=1, description="header that names a session")
     load_age: float = Field(
-        1, ge=0, description="after which a busy model's pods are asked for their load; 0: never"
+        0.5, ge=0, description="after which a busy model's pods are asked for their load; 0: never"
     )
     api_keys: bool = Field(False, description="ask for API keys, which are read from labelled Secrets")
     access_log: float = Field(

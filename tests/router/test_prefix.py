@@ -20,9 +20,9 @@ def test_each_pod_is_found_as_deep_as_it_was_sent() -> None:
 
 def test_the_latest_pods_of_a_block_are_kept() -> None:
     table: PrefixTable[int] = PrefixTable(100)
-    for pod in range(10):
+    for pod in range(20):
         table.learn([1], pod)
-    assert table.depths([1]) == dict.fromkeys(range(10 - HOLDERS, 10), 1)
+    assert table.depths([1]) == dict.fromkeys(range(20 - HOLDERS, 20), 1)
 
 
 def test_a_prompts_end_is_forgotten_before_its_beginning() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo_router.errors import InvalidRequestError, MissingModelError
-from octavo_router.prompt import Features, chained, half_of, read_body, renamed
+from octavo_router.prompt import Features, Prompt, chained, read_body, renamed
 
 JSON = st.recursive(
     st.none()
@@ -85,9 +85,16 @@ def test_a_changed_byte_changes_its_block_and_all_after_it(text: bytes, data: st
     assert sum(same) == sum(end <= place for end in ends if end <= len(text))
 
 
-@pytest.mark.parametrize(("size", "half"), [(255, 1), (256, 1), (1024, 2), (8192, 16), (65536, 44)])
-def test_half_of_a_prompt_is_counted_in_bytes(size: int, half: int) -> None:
-    assert half_of(chained(bytes(size), 0)) == half
+@pytest.mark.parametrize(("size", "most"), [(255, 1), (256, 1), (1024, 4), (4096, 15), (65536, 70)])
+def test_most_of_a_prompt_is_counted_in_bytes(size: int, most: int) -> None:
+    assert Prompt(chained(bytes(size), 0), 0, 0).most == most
+
+
+def test_the_anchor_ends_with_the_first_words_of_the_user() -> None:
+    prompt = features(chat("x" * 1000, "y" * 1000, "z" * 1000)).prompt
+    assert len(prompt.blocks) == 11
+    assert prompt.anchor_blocks == 8
+    assert features(chat("x", "y" * 20_000)).prompt.anchor_blocks == 21
 
 
 LONG = "word " * 800
@@ -113,23 +120,27 @@ DIFFERENT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.parametrize(("one", "other"), SAME.values(), ids=SAME)
 @pytest.mark.parametrize("compact", [True, False])
 def test_blocks_are_the_same_with(one: dict[str, Any], other: dict[str, Any], compact: bool) -> None:
-    blocks = features(one).blocks
+    blocks = features(one).prompt.blocks
     assert blocks
     separators = (",", ":") if compact else (", ", ": ")
-    assert features(other, separators=separators).blocks[: len(blocks)] == blocks
+    assert features(other, separators=separators).prompt.blocks[: len(blocks)] == blocks
 
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT.values(), ids=DIFFERENT)
 def test_not_even_the_first_block_is_the_same_with(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert features(one).blocks[0] != features(other).blocks[0]
+    assert features(one).prompt.blocks[0] != features(other).prompt.blocks[0]
 
 
 def test_a_conversation_has_one_anchor_in_all_its_turns_and_others_have_others() -> None:
-    turns = [features(chat("be brief", LONG * 3 + end, *rest)).anchor for end, *rest in ("a", "bcd", "efghi")]
+    def anchor(body: dict[str, Any]) -> int:
+        return features(body).prompt.anchor
+
+    turns = [anchor(chat("be brief", LONG * 3 + end, *rest)) for end, *rest in ("a", "bcd", "efghi")]
     assert len(set(turns)) == 1
-    assert features(chat("be brief", "hello")).anchor != features(chat("be brief", "hallo")).anchor
-    assert features(chat("be brief", "hello")).anchor != features(chat("be long", "hello")).anchor
-    assert features({"prompt": "a"}).anchor != features({"prompt": "b"}).anchor
+    assert anchor(chat("be brief", "hello")) != anchor(chat("be brief", "hallo"))
+    assert anchor(chat("be brief", "hello")) != anchor(chat("be long", "hello"))
+    assert anchor({"prompt": "a"}) != anchor({"prompt": "b"})
+    assert anchor({"prompt": LONG}) == anchor({"prompt": LONG + "b"})
 
 
 def test_a_session_is_named_by_the_header_or_by_the_user() -> None:

@@ -48,7 +48,7 @@ async def test_with_prefix_each_conversation_stays_with_one_pod_and_pods_share_t
                 assert (await router.post(chat(number, turns))).status == 200
     seen = names_in(pods)
     assert sum(map(len, seen)) == 16, "no conversation went to a second pod"
-    assert all(seen)
+    assert sum(map(bool, seen)) >= 3, "which pods is a matter of their ports"
 
 
 @pytest.mark.parametrize(("policy", "spread"), [("round-robin", [3, 3, 3]), ("session", [9, 0, 0])])

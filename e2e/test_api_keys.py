@@ -1,0 +1,59 @@
+"""With API keys on, a Secret says who may ask for its namespace's models, from the moment that it changes."""
+
+from collections.abc import Callable, Iterator
+
+import httpx
+import openai
+import pytest
+from e2e.installation import LocalImages, install
+from e2e.kubectl import Kubectl
+from e2e.traffic import ask
+from e2e.waiting import wait_for
+
+KEY, NEW_KEY = "sk-first-0123456789", "sk-second-0123456789"
+LIMIT = "octavo.dev/tokens-per-minute"
+
+
+@pytest.fixture
+def keys_on(octavo: str, kubectl: Kubectl, images: LocalImages) -> Iterator[None]:
+    """The release with API keys, for this case alone."""
+    install(kubectl, images.values(), {"router": {"apiKeys": {"enabled": True}}})
+    yield
+    install(kubectl, images.values())
+
+
+def secret(key: str, **annotations: str) -> dict[str, object]:
+    labels = {"octavo.dev/api-keys": "true"}
+    metadata = {"name": "keys", "labels": labels, "annotations": annotations}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"ada": key}}
+
+
+@pytest.mark.usefixtures("keys_on")
+def test_a_secret_opens_its_namespaces_models(
+    deploy: Callable[..., str], octavo: str, kubectl: Kubectl, namespace: str
+) -> None:
+    model = deploy("guarded")
+
+    def client(key: str) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{octavo}/v1", api_key=key, max_retries=0, timeout=120)
+
+    def accepted(key: str) -> bool:
+        headers = {"Authorization": f"Bearer {key}"}
+        return httpx.get(f"{octavo}/v1/models", headers=headers).status_code == 200
+
+    with pytest.raises(openai.AuthenticationError, match="not known"):
+        ask(client(KEY), model)
+    kubectl.apply(secret(KEY), namespace=namespace)
+    wait_for("the key", lambda: accepted(KEY))
+    assert ask(client(KEY), model)
+    assert [entry.id for entry in client(KEY).models.list()] == ["guarded"]
+
+    kubectl.apply(secret(NEW_KEY, **{LIMIT: "10"}), namespace=namespace)
+    wait_for("the other key", lambda: accepted(NEW_KEY) and not accepted(KEY))
+    assert ask(client(NEW_KEY), model), "a request may go while anything is left of the limit"
+    with pytest.raises(openai.RateLimitError, match="10 tokens a minute") as refused:
+        ask(client(NEW_KEY), model)
+    assert int(refused.value.response.headers["retry-after"]) >= 1
+
+    kubectl("delete", "secret", "keys", "-n", namespace)
+    wait_for("no key", lambda: not accepted(NEW_KEY))
