@@ -2,8 +2,8 @@
 
 The prompt is taken in pieces: the structure of `messages` is decoded, so that spaces and the order of keys do
 not matter, but strings stay as the client escaped them. To decode them as well costs a fifth more time, for
-one gain: clients that escape the same text differently (`\\u00e9`, `é`) would share blocks. The figures are in
-docs/performance.md.
+one gain: clients that escape the same text differently (`\\u00e9`, `é`) would share blocks. The figures are
+in docs/performance.md.
 """
 
 from __future__ import annotations
