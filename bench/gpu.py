@@ -9,6 +9,7 @@ bench/gpu.sh runs this with all else.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import random
 import statistics
@@ -262,18 +263,21 @@ def in_process(
         for name in names:
             for figure, value, what in getattr(bench, name)():
                 yield figure, value, f"{what}; in process"
+    del core, bench
+    gc.collect()
+    torch.cuda.empty_cache()  # the next engine wants all of it
 
 
 def figures(arguments: argparse.Namespace) -> Iterator[Figure]:
     runs, only = arguments.runs, set(arguments.only)
     if "start" in only:
         yield from start(runs)
+    if "http" in only:
+        yield from gpu_http.measure(runs, arguments.api_workers, arguments.clients)
     names = [name for name in OFFLINE if name in only or "offline" in only]
     names += ["mixed"] if "mixed" in only else []
     if names:
         yield from in_process(runs, names)
-    if "http" in only:
-        yield from gpu_http.measure(runs, arguments.api_workers, arguments.clients)
     if "fp8" in only:
         yield from in_process(runs, ["fp8_tpot"], "fp8")
     if "fp8_kv" in only:

@@ -45,10 +45,16 @@ step() { # NAME COMMAND...: run within the time that is left
 has tests && step tests "$python" -m pytest tests/engine -q -x --maxfail=20 -n 4 -p no:cacheprovider -m "gpu or kernels"
 has kernels && step kernels "$python" bench/kernels.py --out "$out/kernels.json"
 has kernels && step "kernels in fp8" "$python" bench/kernels_fp8.py --out "$out/kernels_fp8.json"
-wanted=()
-for group in start offline mixed fp8 fp8_kv http; do has "$group" && wanted+=("$group"); done
-[ ${#wanted[@]} -eq 0 ] || step "${wanted[*]}" "$python" bench/gpu.py --runs "$runs" --only "${wanted[@]}" \
-  --api-workers "${API_WORKERS:-4}"
+measure() { # GROUP...: a process of its own, so that the next one finds the GPU's memory free
+  step "$*" "$python" bench/gpu.py --runs "$runs" --api-workers "${API_WORKERS:-4}" --only "$@"
+}
+has start && measure start
+has http && measure http
+in_process=()
+for group in offline mixed; do has "$group" && in_process+=("$group"); done
+[ ${#in_process[@]} -eq 0 ] || measure "${in_process[@]}"
+has fp8 && measure fp8
+has fp8_kv && measure fp8_kv
 has profile && step profile "$python" bench/gpu_profile.py --out "$out/profile.txt"
 "$python" bench/gpu_table.py
 cp bench/results/engine-*.json "$out"/ 2>/dev/null
