@@ -1,5 +1,6 @@
 """Operator and router run under the chart's rules, and an API server tells which of them are asked for."""
 
+import contextlib
 import http.server
 import json
 import os
@@ -107,7 +108,7 @@ def control_plane(authorizer: Authorizer, tmp_path_factory: pytest.TempPathFacto
         yield found
 
 
-def wait(what: str, look: Callable[[], Any], seconds: float = 30) -> Any:
+def wait(what: str, look: Callable[[], Any], seconds: float = 60) -> Any:
     end = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
@@ -369,6 +370,11 @@ def test_the_router_asks_for_all_that_the_chart_grants_and_for_nothing_else(
             return False
 
     with program("router", kube, control_plane, tmp_path, **settings):
-        kube.post(LLMDS, json=model("routed")).raise_for_status()
+        asleep = {"minReplicas": 0, **AUTOSCALING}
+        kube.post(LLMDS, json=model("routed", autoscaling=asleep)).raise_for_status()
         wait("the model", known)
+        with contextlib.suppress(httpx.ReadTimeout):  # the request is held: there is no operator to hear it
+            url = f"http://127.0.0.1:{port}/v1/completions"
+            httpx.post(url, json={"model": "routed", "prompt": "x"}, timeout=0.5)
+        wait("a wish for a pod", lambda: "wakeRequested" in kube.get(f"{LLMDS}/routed").json()["status"])
     assert authorizer.of("router") == granted(objects, "router")
