@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -56,6 +55,7 @@ class DistributedGroup:
         return x
 
     def all_gather(self, x: Tensor) -> Tensor:
-        parts = [torch.empty_like(x) for _ in range(self.world_size)]
-        dist.all_gather(parts, x.contiguous(), group=self._group)
-        return torch.cat(parts, dim=-1)
+        parts = x.new_empty(self.world_size * x.shape[0], *x.shape[1:])
+        dist.all_gather_into_tensor(parts, x.contiguous(), group=self._group)
+        parts = parts.view(self.world_size, *x.shape)
+        return parts.movedim(0, -2).flatten(-2)

@@ -6,12 +6,15 @@ import contextlib
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
 
 from octavo_engine.runner.parallel.wire import WorkerSpec
+
+_KILLED_SECONDS = 5.0
 
 
 class Launcher(Protocol):
@@ -34,7 +37,7 @@ class Launcher(Protocol):
         ...
 
     def end(self, patience: float) -> None:
-        """Wait ``patience`` seconds for all to end by themselves, then kill them."""
+        """Wait ``patience`` seconds for all to end by themselves, then kill them; 0 waits for nobody."""
         ...
 
 
@@ -68,14 +71,15 @@ class LocalLauncher:
         return {rank: how_it_ended(code) for rank, code in codes.items() if code is not None}
 
     def end(self, patience: float) -> None:
+        deadline = time.monotonic() + patience
         for process in self._processes.values():
             try:
-                process.wait(patience)
+                process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                patience = 0.0
                 process.kill()
         for process in self._processes.values():
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it may be long in letting go of a GPU
+                process.wait(_KILLED_SECONDS if patience else 0.0)
             if process.stdin is not None:
                 with contextlib.suppress(OSError):
                     process.stdin.close()

@@ -19,6 +19,8 @@ _OURS = {
     # Multicast over NVLink can put a host's GPUs out of service for all who share them.
     "NCCL_NVLS_ENABLE": "0",
     "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+    # Captured all-reduces would register their buffers one by one, which only multicast gains from.
+    "NCCL_GRAPH_REGISTER": "0",
     # Who ends the engine, and with which words, is decided by the watch over all ranks.
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
     "TORCH_NCCL_ENABLE_MONITORING": "0",
@@ -64,18 +66,27 @@ def join(place: Place, store: Store, device: torch.device, config: EngineConfig)
         timeout=timedelta(seconds=parallel.start_timeout),
         device_id=device if nccl else None,
     )
+    pipes = _pipes(parallel, timedelta(seconds=parallel.collective_timeout + config.step_timeout))
+    before, after = place.rank - place.tensor, place.rank + place.tensor
+    return Links(
+        _group(place, parallel, nccl),
+        None if place.first else Neighbour(before, pipes[before, place.rank]),
+        None if place.last else Neighbour(after, pipes[place.rank, after]),
+    )
+
+
+def _group(place: Place, parallel: ParallelConfig, nccl: bool) -> ParallelGroup:
+    """Those of this rank's stage: every rank must make the groups of all stages."""
+    if place.tensor == 1:
+        return SOLO
+    if nccl and parallel.pipeline == 1:
+        return DistributedGroup()  # all ranks; another group would take memory of its own
     limit = timedelta(seconds=parallel.collective_timeout)
     groups = [
         dist.new_group(list(range(first, first + place.tensor)), timeout=limit)
         for first in range(0, parallel.world_size, place.tensor)
     ]
-    pipes = _pipes(parallel, timedelta(seconds=parallel.collective_timeout + config.step_timeout))
-    before, after = place.rank - place.tensor, place.rank + place.tensor
-    return Links(
-        SOLO if place.tensor == 1 else DistributedGroup(groups[place.stage]),
-        None if place.first else Neighbour(before, pipes[before, place.rank]),
-        None if place.last else Neighbour(after, pipes[place.rank, after]),
-    )
+    return DistributedGroup(groups[place.stage])
 
 
 def _pipes(parallel: ParallelConfig, patience: timedelta) -> dict[tuple[int, int], dist.ProcessGroup]:
