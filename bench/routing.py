@@ -74,7 +74,7 @@ def processes(commands: Iterable[list[str]], **environ: str) -> Iterator[None]:
             process.wait()
 
 
-def until_well(urls: Iterable[str], seconds: float = 120) -> None:
+def until_well(urls: Iterable[str], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     for url in urls:
         while True:

@@ -22,6 +22,9 @@ REFUSED = [
         {"autoscaling": {**AUTO, "minReplicas": 5}},
         "autoscaling.minReplicas (5) must not be greater than autoscaling.maxReplicas (3)",
     ),
+    ("a policy that is none", {"routing": {"policy": "random"}}, 'supported values: "least-load", "prefix", "round-robin", "session"'),
+    ("a fallback to itself", {"routing": {"fallback": "smollm2"}}, "routing.fallback 'smollm2' is this LLMDeployment itself"),
+    ("a weight below nothing", {"routing": {"weight": -1}}, "greater than or equal to 0"),
     ("a short idle time", {"autoscaling": {**AUTO, "minReplicas": 0, "idleSeconds": 1}}, "greater than or equal to 5"),
     ("a KV usage of nothing", {"autoscaling": {"maxReplicas": 2, "kvCacheUsage": 0}}, "is a share of the KV cache"),
     ("a KV usage in percent", {"autoscaling": {"maxReplicas": 2, "kvCacheUsage": 80}}, "less than or equal to 1"),
@@ -128,6 +131,7 @@ ACCEPTED = [
     {},
     {"engine": {"quantization": "fp8", "kvCacheDtype": "fp8"}},
     {"replicas": 0},
+    {"routing": {"policy": "session", "weight": 10, "fallback": "other"}},
     {"autoscaling": AUTO},
     {"autoscaling": {"maxReplicas": 1, "kvCacheUsage": 1}},
     {"parallelism": {"tensor": 2, "pipeline": 2}, "resources": {"gpu": 4}},
@@ -166,7 +170,7 @@ def test_examples_are_accepted(kube: Any) -> None:
         "apply", "--server-side", "--validate=strict", "-n", namespace, "-f", "manifests/examples"
     )
     assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.count("serverside-applied") == 5
+    assert answer.stdout.count("serverside-applied") == 7
 
 
 def test_scale_goes_to_replicas_and_is_refused_under_autoscaling(kube: Any, body: Any) -> None:
