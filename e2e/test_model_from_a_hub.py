@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -85,7 +86,7 @@ def test_a_model_is_downloaded_once_and_its_progress_is_seen(
 
     def row() -> str:
         shown = kubectl("get", "llmd", "far", "-n", namespace, "--no-headers")
-        return shown if "% of" in shown and "Downloading" in shown else ""
+        return shown if re.search(r" [1-9]\d?% of .* Downloading ", shown) else ""
 
     seen = wait_for("progress in kubectl get", row)
     status = kubectl.get("llmdeployment", "far", namespace=namespace)["status"]

@@ -19,10 +19,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"autoscaling": {"minReplicas": 4, "maxReplicas": 3, "queueDepth": 4}},
         "autoscaling.minReplicas (4) must not be greater than autoscaling.maxReplicas (3)",
     ),
-    "autoscaling by nothing": (
-        {"autoscaling": {"maxReplicas": 3}},
-        "autoscaling needs a signal: set queueDepth",
-    ),
     "a model of nobody": ({"model": {"source": "hf://model"}}, "'hf://model' must be hf://OWNER/NAME"),
     "two caches": (
         {"model": {"source": "hf://org/model", "cache": {"claimName": "a", "hostPath": "/b"}}},
