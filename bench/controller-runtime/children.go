@@ -182,6 +182,6 @@ func engine(llmd *LLMDeployment, image string) corev1.Container {
 func probe(path string, period, failures int32) *corev1.Probe {
 	get := &corev1.HTTPGetAction{Path: path, Port: intstr.FromString("http")}
 	return &corev1.Probe{
-		ProbeHandler: corev1.ProbeHandler{HTTPGet: get}, PeriodSeconds: period, FailureThreshold: failures, TimeoutSeconds: 5,
+		ProbeHandler: corev1.ProbeHandler{HTTPGet: get}, PeriodSeconds: period, FailureThreshold: failures, TimeoutSeconds: 5, SuccessThreshold: 1,
 	}
 }
