@@ -167,6 +167,9 @@ MEASURES: dict[str, tuple[str, Callable[[Bench], float]]] = {
 }
 
 
+ALONE = {figure for figure in MEASURES if "1_client" in figure or "growth" in figure}  # not of peers
+
+
 @contextlib.contextmanager
 def running(subject: Subject, seconds: float) -> Iterator[Bench]:
     """A fresh router on core 0, with PODS static pods."""
@@ -221,10 +224,11 @@ def main() -> None:
     arguments = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    subjects = [OCTAVO, *([LEAST_LOAD, *peers()] if arguments.peers else [])]
+    others = [LEAST_LOAD, *peers()] if arguments.peers else []
     rows = []
     for figure in arguments.only:
         unit, measure = MEASURES[figure]
+        subjects = [OCTAVO, *([] if figure in ALONE else others)]
         values: dict[str, list[float]] = {subject.name: [] for subject in subjects}
         for _ in range(arguments.runs):
             for subject in subjects:
