@@ -16,7 +16,7 @@ from octavo_engine.runner.placement import free_bytes
 
 def check_weights_fit(config: DecoderConfig, ctx: LayerContext) -> None:
     """Raises :class:`OutOfMemory` before a byte is read when this rank's weights cannot fit."""
-    if _weight_bytes(config, ctx, fp8=bool(ctx.quantization)) > free_bytes(ctx.device):
+    if _weight_bytes(config, ctx, fp8=ctx.fp8_in_memory) > free_bytes(ctx.device):
         raise OutOfMemory(weights_do_not_fit(config, ctx))
 
 
@@ -26,7 +26,7 @@ def weights_do_not_fit(config: DecoderConfig, ctx: LayerContext) -> str:
     free = free_bytes(ctx.device) + (torch.cuda.memory_reserved(ctx.device) if gpu else 0)
     narrower = None if ctx.quantization else _weight_bytes(config, ctx, fp8=True)
     return out_of_memory.of_weights(
-        _weight_bytes(config, ctx, fp8=bool(ctx.quantization)),
+        _weight_bytes(config, ctx, fp8=ctx.fp8_in_memory),
         free,
         config,
         ctx.dtype,

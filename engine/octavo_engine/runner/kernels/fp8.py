@@ -24,7 +24,7 @@ _SMALLEST_PEAK = 1e-12  # rows of zeros get a scale too
 class Quantized:
     """A matrix whose row i stands for ``values[i] * scales[i]``.
 
-    ``values`` [rows, inner] e4m3, ``scales`` [rows] float32.
+    ``values`` [rows, inner] e4m3, or such numbers in a wider dtype; ``scales`` [rows] float32.
     """
 
     values: Tensor

@@ -63,8 +63,12 @@ class HeadShape:
 
 @dataclass(frozen=True, slots=True)
 class Fp8Operators:
-    """What layers call where products are computed in FP8; signatures as in the reference of that name."""
+    """What layers call where products are computed in FP8; signatures as in the reference of that name.
 
+    ``held``: the dtype of weights in memory; None: the model's, in which e4m3 numbers are exact.
+    """
+
+    held: torch.dtype | None
     quantize: Callable[[Tensor, Tensor | None], Quantized]
     rms_norm: Callable[[Tensor, Tensor, float], Quantized]
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Quantized, Tensor]]
@@ -127,7 +131,7 @@ def torch_operators(device: torch.device) -> Operators:
         attention.paged_attention,
         cache.copy_blocks,
         Fp8Operators(
-            fp8.quantize, fp8.rms_norm, fp8.add_rms_norm, fp8.linear, fp8.gated, fp8.gated_quantized
+            None, fp8.quantize, fp8.rms_norm, fp8.add_rms_norm, fp8.linear, fp8.gated, fp8.gated_quantized
         ),
     )
 

@@ -31,6 +31,11 @@ class LayerContext:
         """Those of this rank's stage."""
         return stage_layers(num_layers, self.place.pipeline, self.pipeline_layers)[self.place.stage]
 
+    @property
+    def fp8_in_memory(self) -> bool:
+        """Whether the weights of linear layers take one byte a number."""
+        return self.quantization is not None and self.ops.fp8.held is not None
+
     def shard(self, total: int, unit: int = 1) -> Shard:
         """This rank's equal part of ``total``, whose smallest indivisible piece is ``unit``."""
         pieces, world = total // unit, self.group.world_size

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from octavo_engine.errors import ModelError
-from octavo_engine.runner.kernels.fp8 import FP8, Activation, Quantized
+from octavo_engine.runner.kernels.fp8 import Activation, Quantized
 from octavo_engine.runner.layers.context import LayerContext
 from octavo_engine.runner.weights.slots import Fp8Slot, Shard, WeightSlot
 
@@ -41,7 +41,7 @@ class Fp8Product(nn.Module):
         super().__init__()
         assert ctx.quantization is not None
         self._ops, self._dtype, self._scheme = ctx.ops.fp8, ctx.dtype, ctx.quantization
-        self.weight = ctx.empty(rows, inner, dtype=FP8)
+        self.weight = ctx.empty(rows, inner, dtype=ctx.ops.fp8.held)
         self.scales = ctx.empty(rows, dtype=torch.float32)
         static = self._scheme.static
         self.input_scales = ctx.empty(projections, dtype=torch.float32) if static else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from octavo_engine.runner.kernels.fp8 import FP8
 from octavo_engine.runner.kernels.ops import Fp8Operators, HeadShape, Operators
 from octavo_engine.runner.kernels.triton import attention, cache, fp8, fp8_products, gemv, norm, rope
 
@@ -28,6 +29,7 @@ def triton_operators(device: torch.device, shape: HeadShape) -> Operators:
 def _fp8_operators(device: torch.device) -> Fp8Operators:
     products = fp8_products.Products(device)
     return Fp8Operators(
+        FP8,
         fp8.quantize,
         norm.rms_norm_fp8,
         norm.add_rms_norm_fp8,
