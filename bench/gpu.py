@@ -27,6 +27,7 @@ import torch
 
 import gpu_http
 from gpu_model import VOCAB, write_config
+from octavo_engine.batch_size import usual_batch_size
 from octavo_engine.bench.mixed import Mixture, measure_mixed
 from octavo_engine.bench.prefix import measure_prefix
 from octavo_engine.config import (
@@ -181,6 +182,7 @@ def configuration(
     folder: str, quantization: QuantizationMethod | None = None, cache: CacheDtype = "auto"
 ) -> EngineConfig:
     write_config(Path(folder))
+    batch = usual_batch_size("cuda")
     return EngineConfig(
         model=ModelConfig(
             source=folder,
@@ -191,7 +193,9 @@ def configuration(
             quantization=quantization,
         ),
         cache=CacheConfig(dtype=cache),
-        scheduler=SchedulerConfig(max_waiting=1 << 30),
+        scheduler=SchedulerConfig(
+            max_num_seqs=batch.sequences, max_num_batched_tokens=batch.tokens, max_waiting=1 << 30
+        ),
     )
 
 

@@ -15,6 +15,7 @@ ENGINE = {
     "jinja2": "jinja2",
     "msgspec": "msgspec",
     "numpy": "numpy",
+    "pynvml": "nvidia-ml-py",
     "prometheus_client": "prometheus-client",
     "pydantic": "pydantic",
     "rich": "rich",

@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Sequence
 from typing import NoReturn, get_args
 
+from octavo_engine.batch_size import usual_batch_size
 from octavo_engine.cli.parallel_flags import (
     PARALLEL_LIMITS,
     add_parallel_flags,
@@ -170,8 +171,8 @@ def _add_cache_flags(group: argparse._ArgumentGroup) -> None:
 def _add_scheduler_flags(group: argparse._ArgumentGroup) -> None:
     scheduler = SchedulerConfig()
     switch = argparse.BooleanOptionalAction
-    group.add_argument("--max-num-seqs", type=int, default=scheduler.max_num_seqs)
-    group.add_argument("--max-num-batched-tokens", type=tokens, default=scheduler.max_num_batched_tokens)
+    group.add_argument("--max-num-seqs", type=int, default=None)
+    group.add_argument("--max-num-batched-tokens", type=tokens, default=None)
     group.add_argument("--enable-chunked-prefill", action=switch, default=scheduler.enable_chunked_prefill)
     group.add_argument(
         "--max-decode-slowdown",
@@ -198,6 +199,7 @@ def _add_scheduler_flags(group: argparse._ArgumentGroup) -> None:
 def engine_config(arguments: argparse.Namespace) -> EngineConfig:
     """What the flags describe, its model downloaded if need be. Errors: :class:`EngineError`."""
     _check(arguments)
+    batch = usual_batch_size(arguments.device)
     return EngineConfig(
         model=ModelConfig(
             source=local_model(arguments.model or EMBEDDED_MODEL),
@@ -219,8 +221,8 @@ def engine_config(arguments: argparse.Namespace) -> EngineConfig:
             enable_prefix_caching=arguments.enable_prefix_caching,
         ),
         scheduler=SchedulerConfig(
-            max_num_seqs=arguments.max_num_seqs,
-            max_num_batched_tokens=arguments.max_num_batched_tokens,
+            max_num_seqs=arguments.max_num_seqs or batch.sequences,
+            max_num_batched_tokens=arguments.max_num_batched_tokens or batch.tokens,
             enable_chunked_prefill=arguments.enable_chunked_prefill,
             max_decode_slowdown=arguments.max_decode_slowdown,
             policy=arguments.scheduling_policy,

@@ -21,13 +21,15 @@ from octavo_engine.runner.kv_cache import LayerCache
 from octavo_engine.runner.models.family import CausalModel
 
 _SMALL_SIZES = (1, 2, 4)
-_STRIDE = 8
+_STRIDE, _LARGE_STRIDE = 8, 16
+_LARGE = 256
 _NO_TOKENS = np.empty(0, dtype=np.int64)
 
 
 def graph_sizes(most: int) -> list[int]:
-    """Padded batch sizes up to ``most``: 1, 2, 4, then every eighth."""
-    return sorted({size for size in (*_SMALL_SIZES, *range(_STRIDE, most, _STRIDE)) if size < most} | {most})
+    """Padded batch sizes up to ``most``: 1, 2, 4, then every eighth, beyond 256 every sixteenth."""
+    sizes = (*_SMALL_SIZES, *range(_STRIDE, _LARGE, _STRIDE), *range(_LARGE, most, _LARGE_STRIDE))
+    return sorted({size for size in sizes if size < most} | {most})
 
 
 @dataclass(frozen=True, slots=True)
