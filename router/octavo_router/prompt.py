@@ -8,7 +8,7 @@ in docs/performance.md.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -100,7 +100,7 @@ def _block_ends() -> Iterator[int]:
 
 
 _ENDS: Final = tuple(_block_ends())
-_MOST: Final = (1, *(bisect_left(_ENDS, 0.9 * end) + 1 for end in _ENDS))
+_MOST: Final = (1, *(max(1, bisect_right(_ENDS, 0.9 * end)) for end in _ENDS))
 
 
 def chained(text: bytes, seed: int) -> list[int]:
@@ -130,7 +130,7 @@ class Prompt(msgspec.Struct, gc=False):
 
     @property
     def most(self) -> int:
-        """How many of the leading blocks hold nine tenths of their bytes; at least 1."""
+        """How many of the leading blocks lie within nine tenths of their bytes; at least 1."""
         return _MOST[len(self.blocks)]
 
 
