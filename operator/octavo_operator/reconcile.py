@@ -88,7 +88,7 @@ class Reconciler:
 
     async def _still_there(self, llmd: LLMDeployment) -> bool:
         """A child that has vanished may be the first sign of its owner's deletion."""
-        if not llmd.status.observed_generation:
+        if llmd.status.observed_generation < 1:
             return True
         found = await self._cluster.resource(llmd.key)
         if (

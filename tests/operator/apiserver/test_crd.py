@@ -209,3 +209,9 @@ def test_the_download_is_shown(kube: Any, body: Any) -> None:
     assert "42% of 100 B" in kube.kubectl("get", "llmd", "-n", namespace).stdout
     kube.patch("LLMDeployment", namespace, "smollm2", {"status": {"download": None}}, "/status")
     assert "download" not in kube.get("LLMDeployment", namespace, "smollm2")["status"]
+
+
+def test_a_resource_that_no_operator_has_seen_is_not_current(kube: Any, body: Any) -> None:
+    namespace = kube.namespace()
+    created = kube.create("LLMDeployment", body(namespace)).raise_for_status().json()
+    assert created["status"] == {"observedGeneration": -1}
