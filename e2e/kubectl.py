@@ -3,6 +3,8 @@
 import json
 import os
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +63,24 @@ class Kubectl:
         """The objects of a list."""
         items: list[dict[str, Any]] = self.get(*words, namespace=namespace)["items"]
         return items
+
+    @contextmanager
+    def watched(self, *words: str, namespace: str, show: str) -> Iterator[list[tuple[float, str]]]:
+        """What a JSONPath shows of each object and each change, as lines with the Unix times they came."""
+        command = [str(program("kubectl")), "get", "-n", namespace, *words, "-w", "-o", f"jsonpath={show}"]
+        lines: list[tuple[float, str]] = []
+        with subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, text=True) as process:
+
+            def read() -> None:
+                lines.extend((time.time(), line.strip()) for line in process.stdout or ())
+
+            thread = threading.Thread(target=read, name="watch")
+            thread.start()
+            try:
+                yield lines
+            finally:
+                process.terminate()
+                thread.join()
 
     @contextmanager
     def forwarded(self, target: str, port: int, namespace: str) -> Iterator[str]:
