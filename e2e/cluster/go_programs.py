@@ -71,6 +71,7 @@ BUILDS = (
     GoBuild("coredns", ("coredns",), ".", 40),
     GoBuild("helm", ("helm",), HELM, 60),
     GoBuild("kwok", ("kwok",), "sigs.k8s.io/kwok/cmd/kwok", 60, on_demand=True),
+    GoBuild("argocd", ("argocd",), "github.com/argoproj/argo-cd/v2/cmd", 160, on_demand=True),
     GoBuild("registry", ("registry",), REGISTRY, 60, on_demand=True),
     GoBuild("versitygw", ("versitygw",), VERSITYGW, 60, on_demand=True),
 )
