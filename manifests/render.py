@@ -16,6 +16,8 @@ from e2e.cluster.go_programs import program
 ROOT = Path(__file__).parents[1]
 CHART = ROOT / "helm" / "octavo"
 INSTALL = ROOT / "manifests" / "install"
+MONITORING = ROOT / "manifests" / "monitoring"
+PARTS_OF_MONITORING = ("monitors", "rules", "board")
 NAMESPACE = "octavo-system"
 BEGIN, END = "<!-- values: made by manifests/render.py -->", "<!-- end of values -->"
 HEADER = "# Made from the chart by `make manifests`; change the chart instead.\n"
@@ -30,13 +32,25 @@ def generated() -> dict[Path, str]:
         **{CHART / "files" / "crds" / name: text for name, text in crds.items()},
         readme: _with_table(readme.read_text(), values_table()),
         INSTALL / "crds.yaml": HEADER + "---\n".join(crds.values()),
-        INSTALL / "octavo.yaml": HEADER + yaml.safe_dump_all(plain_objects(), sort_keys=False, width=110),
+        INSTALL / "octavo.yaml": HEADER + _dumped(plain_objects()),
+        **{MONITORING / f"{part}.yaml": HEADER + _dumped(monitoring(part)) for part in PARTS_OF_MONITORING},
     }
 
 
-def plain_objects() -> list[dict[str, Any]]:
+def monitoring(part: str) -> list[dict[str, Any]]:
+    """The objects that one part of the chart's monitoring adds."""
+    without = plain_objects()
+    return [item for item in plain_objects(f"monitoring.{part}.enabled=true") if item not in without]
+
+
+def _dumped(objects: list[dict[str, Any]]) -> str:
+    return yaml.safe_dump_all(objects, sort_keys=False, width=110)
+
+
+def plain_objects(*settings: str) -> list[dict[str, Any]]:
     """The chart's objects with default values, without the CRDs and without Helm's own labels."""
     flags = ["--namespace", NAMESPACE, "--kube-version", "1.34.0", "--set", "crds.install=false"]
+    flags += [part for setting in settings for part in ("--set", setting)]
     command: list[str | Path] = [program("helm"), "template", "octavo", CHART, *flags]
     rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     objects: list[dict[str, Any]] = [item for item in yaml.safe_load_all(rendered) if item]

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from images.cache import key_of, made_once
@@ -50,19 +50,33 @@ def container_parts(say: Callable[[str], None] = print) -> Path:
 
 
 def _key() -> str:
+    return key_of([debian_release(), *PACKAGES, *NFT_COMMANDS])
+
+
+def debian_release() -> str:
+    """Its first number.
+
+    Raises:
+        BuildError: this is not a Debian.
+    """
     release = Path("/etc/debian_version")
     if not release.exists() or not shutil.which("apt-get"):
-        raise BuildError("the local cluster takes containerd from Debian's packages: run it on Debian 12")
-    major = release.read_text().strip().partition(".")[0]
-    return key_of([major, *PACKAGES, *NFT_COMMANDS])
+        raise BuildError("programs such as containerd are taken from Debian's packages: run it on Debian 12")
+    return release.read_text().strip().partition(".")[0]
 
 
-def _unpack(downloads: Path, root: Path) -> None:
+def unpack(names: Sequence[str], downloads: Path, root: Path) -> list[Path]:
+    """Lay Debian packages under `root` without installing them; the packages stay in `downloads`."""
     run(["apt-get", *AS_ROOT, "update", "-q"])
-    run(["apt-get", *AS_ROOT, "download", "-q", *PACKAGES], cwd=downloads)
+    run(["apt-get", *AS_ROOT, "download", "-q", *names], cwd=downloads)
     packages = sorted(downloads.glob("*.deb"))
     for package in packages:
         run(["dpkg", "-x", package, root])
+    return packages
+
+
+def _unpack(downloads: Path, root: Path) -> None:
+    packages = unpack(PACKAGES, downloads, root)
     for command in NFT_COMMANDS:  # what Debian's alternatives would link
         (root / "usr/sbin" / command).unlink(missing_ok=True)
         (root / "usr/sbin" / command).symlink_to("xtables-nft-multi")

@@ -28,7 +28,7 @@ def registry(folder: Path, host: str = "127.0.0.1", htpasswd: Path | None = None
     )
     (folder / "registry.yml").write_text(settings)
     words = [str(program("registry")), "serve", str(folder / "registry.yml")]
-    with _running(words, folder, f"http://{host}:{port}/v2/", {}):
+    with started(words, folder, f"http://{host}:{port}/v2/", {}):
         yield f"http://{host}:{port}"
 
 
@@ -41,7 +41,7 @@ def s3(folder: Path, access_key: str, secret_key: str, host: str = "127.0.0.1") 
     words = [str(program("versitygw")), "--port", f"{host}:{port}", "--quiet"]
     words += ["posix", "--sidecar", str(folder / "metadata"), str(folder / "buckets")]
     (folder / "metadata").mkdir()
-    with _running(words, folder, f"http://{host}:{port}/", root):
+    with started(words, folder, f"http://{host}:{port}/", root):
         yield f"http://{host}:{port}"
 
 
@@ -53,7 +53,7 @@ def free_port(host: str) -> int:
 
 
 @contextmanager
-def _running(words: Sequence[str], folder: Path, url: str, environment: Mapping[str, str]) -> Iterator[None]:
+def started(words: Sequence[str], folder: Path, url: str, environment: Mapping[str, str]) -> Iterator[None]:
     log = folder / "log"
     with log.open("ab") as out:
         process = subprocess.Popen(words, stdout=out, stderr=out, env={**os.environ, **environment})

@@ -18,6 +18,7 @@ from octavo_operator.errors import ApiError
 from octavo_operator.listening import serve
 from octavo_operator.names import API_VERSION, Key
 from octavo_operator.reconcile import Reconciler
+from octavo_operator.resource_metrics import ResourceCollector
 from octavo_operator.scaling.samples import Samples
 from octavo_operator.scaling.scraper import Scraper
 from octavo_operator.scaling.service import MetricsService
@@ -58,6 +59,7 @@ class Controller:
         self._workers = settings.workers
         self.started = asyncio.Event()
         telemetry.watch(lambda: len(self.queue), lambda: len(self.store))
+        telemetry.registry.register(ResourceCollector(self.store.all, self.cluster.all_pods))
 
     def _child_changed(self, key: Key) -> None:
         if self.store.get(key) is not None:

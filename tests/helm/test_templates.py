@@ -26,6 +26,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "without the metrics API": ("metricsApi.enabled=false",),
     "without the router": ("router.enabled=false",),
     "with API keys": ("router.apiKeys.enabled=true",),
+    "with monitoring": tuple(f"monitoring.{part}.enabled=true" for part in ("monitors", "rules", "board")),
 }
 READ = {"get", "list", "watch"}
 CHILD = {"get", "watch", "create", "patch"}
