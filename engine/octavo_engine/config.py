@@ -24,6 +24,7 @@ class ParallelConfig(msgspec.Struct, frozen=True, kw_only=True):
     pipeline: int = 1  # stages of consecutive layers
     pipeline_layers: tuple[int, ...] | None = None  # layers of each stage; None: evenly
     executor: Executor = "auto"
+    ray_port: int = 6379  # where the leader's head of Ray listens
     start_timeout: float = 300.0  # seconds that every rank has to start and to join the others
     collective_timeout: float = 20.0  # seconds without progress after which a rank counts as hung
 

@@ -102,7 +102,7 @@ REFUSALS = [
     (["bench"], "arguments are required: KIND"),
     (["bench", "serve", "--input-length", "5"], "did you mean --input-len?"),
     (["sreve"], "Unknown command sreve; did you mean serve?"),
-    ([], "No command is given; name one of serve, fetch, chat, bench."),
+    ([], "No command is given; name one of serve, join, fetch, chat, bench."),
 ]
 
 

@@ -46,8 +46,15 @@ def _fetch() -> _Command:
     return _Command(add_fetch_flags, run_fetch)
 
 
+def _join() -> _Command:
+    from octavo_engine.cli.join import add_join_flags, run_join
+
+    return _Command(add_join_flags, run_join)
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[], _Command]]] = {
     "serve": ("serve a model over HTTP", _serve),
+    "join": ("give this node's GPUs to an engine over several nodes", _join),
     "fetch": ("download a model into a cache", _fetch),
     "chat": ("talk to a model in the terminal", _chat),
     "bench": ("measure: serve, throughput, latency, prefix, mixed", _bench),

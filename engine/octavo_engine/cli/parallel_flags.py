@@ -34,6 +34,9 @@ def add_parallel_flags(group: argparse._ArgumentGroup) -> None:
         help="auto: Ray only for more ranks than this node has GPUs",
     )
     group.add_argument(
+        "--ray-port", type=int, default=parallel.ray_port, help="of Ray's head, where others join"
+    )
+    group.add_argument(
         "--group-start-timeout",
         type=float,
         default=parallel.start_timeout,
@@ -63,6 +66,7 @@ def parallel_config(arguments: argparse.Namespace) -> ParallelConfig:
         pipeline=arguments.pipeline_parallel_size,
         pipeline_layers=arguments.pipeline_layers,
         executor="local" if executor == "mp" else executor,
+        ray_port=arguments.ray_port,
         start_timeout=arguments.group_start_timeout,
         collective_timeout=arguments.collective_timeout,
     )
