@@ -96,6 +96,12 @@ class ScalingDefaults(Part, frozen=True, forbid_unknown_fields=True):
     behavior: Passthrough | None = None
 
 
+class NetworkAccess(Part, frozen=True, forbid_unknown_fields=True):
+    """NetworkPolicyPeers that may reach engines, such as the router; None: no policy is made."""
+
+    engine_clients: list[Passthrough] | None = None
+
+
 class Rollout(Part, frozen=True):
     max_surge: int | str = 1
     max_unavailable: int | str = 0

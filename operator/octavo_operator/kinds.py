@@ -26,11 +26,12 @@ AUTOSCALER: Final = Kind("HorizontalPodAutoscaler", "autoscaling/v2", "horizonta
 BUDGET: Final = Kind("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets")
 ACCOUNT: Final = Kind("ServiceAccount", "v1", "serviceaccounts")
 CLAIM: Final = Kind("PersistentVolumeClaim", "v1", "persistentvolumeclaims")
+POLICY: Final = Kind("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies")
 POD: Final = Kind("Pod", "v1", "pods")
 RESOURCE: Final = Kind("LLMDeployment", API_VERSION, PLURAL)
 EVENT: Final = Kind("Event", "v1", "events")
 LEASE: Final = Kind("Lease", "coordination.k8s.io/v1", "leases")
 
 CHILDREN: Final[Mapping[str, Kind]] = {
-    k.name: k for k in (DEPLOYMENT, SERVICE, AUTOSCALER, BUDGET, ACCOUNT, CLAIM)
+    k.name: k for k in (DEPLOYMENT, SERVICE, AUTOSCALER, BUDGET, ACCOUNT, CLAIM, POLICY)
 }

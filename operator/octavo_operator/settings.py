@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar, get_args
 import msgspec
 import yaml
 
-from octavo_operator.api import PodDefaults, ScalingDefaults
+from octavo_operator.api import NetworkAccess, PodDefaults, ScalingDefaults
 from octavo_operator.desired.meta import Defaults
 from octavo_operator.errors import SettingsError
 from octavo_operator.names import PORT
@@ -35,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     watch_namespaces: tuple[str, ...] = ()
     pod_defaults: str = ""
     scaling_defaults: str = ""
+    network_access: str = ""
     image_volumes: bool = False
     metrics_api: bool = True
     service_name: str = "octavo-operator"
@@ -95,6 +96,7 @@ def defaults(settings: Settings) -> Defaults:
         engine_cuda_image=settings.engine_cuda_image or None,
         image_pull_policy=settings.engine_image_pull_policy or None,
         image_volumes=settings.image_volumes,
+        engine_clients=network_access(settings.network_access).engine_clients,
         pod=pod_defaults(settings.pod_defaults),
         scaling=scaling_defaults(settings.scaling_defaults),
     )
@@ -108,6 +110,11 @@ def pod_defaults(path: str) -> PodDefaults:
 def scaling_defaults(path: str) -> ScalingDefaults:
     """Read what counts for autoscaled resources that do not say; no path means what was found best."""
     return _read_file("OCTAVO_SCALING_DEFAULTS", path, ScalingDefaults, "targets and behavior of autoscaling")
+
+
+def network_access(path: str) -> NetworkAccess:
+    """Read who may reach engines; no path means anybody."""
+    return _read_file("OCTAVO_NETWORK_ACCESS", path, NetworkAccess, "a list `engineClients` of peers")
 
 
 def _read_file(name: str, path: str, kind: type[T], what: str) -> T:

@@ -8,12 +8,20 @@ from typing import Any, get_args
 import msgspec
 import pytest
 import yaml
-from manifests.render import CHART
+from manifests.render import CHART, plain_objects
 
 from octavo_operator.api import PodDefaults, ScalingDefaults
 from octavo_operator.kinds import CHILDREN
 from octavo_operator.scaling.samples import METRICS
-from octavo_operator.settings import LogFormat, LogLevel, PullPolicy, pod_defaults, read, scaling_defaults
+from octavo_operator.settings import (
+    LogFormat,
+    LogLevel,
+    PullPolicy,
+    network_access,
+    pod_defaults,
+    read,
+    scaling_defaults,
+)
 from octavo_operator.settings import Settings as OperatorSettings
 from octavo_router.settings import Settings as RouterSettings
 
@@ -94,6 +102,17 @@ def test_the_operator_takes_the_charts_scaling_defaults(
     assert msgspec.structs.replace(found, behavior=None) == ScalingDefaults()
     declared = SCHEMA["properties"]["operator"]["properties"]["scalingDefaults"]["properties"]
     assert declared.keys() == {field.encode_name for field in msgspec.structs.fields(ScalingDefaults)}
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_the_operator_takes_the_charts_network_access(tmp_path: Path, enabled: bool) -> None:
+    objects = plain_objects(f"networkPolicy.enabled={str(enabled).lower()}")
+    (settings,) = [item["data"] for item in objects if item["kind"] == "ConfigMap"]
+    file = tmp_path / "network-access.yaml"
+    file.write_text(settings["network-access.yaml"])
+    peers = network_access(str(file)).engine_clients
+    names = [peer["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for peer in peers or []]
+    assert names == (["octavo-router", "octavo-operator"] if enabled else [])
 
 
 def test_the_pods_ports_are_those_that_the_programs_listen_on(containers: Containers, contract: str) -> None:

@@ -35,6 +35,7 @@ CHILDREN = {
     "persistentvolumeclaims": "/api/v1/namespaces/default/",
     "poddisruptionbudgets": "/apis/policy/v1/namespaces/default/",
     "horizontalpodautoscalers": "/apis/autoscaling/v2/namespaces/default/",
+    "networkpolicies": "/apis/networking.k8s.io/v1/namespaces/default/",
 }
 APISERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
 CERTIFICATE = f"/api/v1/namespaces/{NAMESPACE}/secrets/octavo-metrics-tls"
@@ -265,6 +266,7 @@ class Story:
 
 
 FOREIGN: dict[str, dict[str, Any]] = {
+    "networkpolicies": {"spec": {"podSelector": {}}},
     "serviceaccounts": {},
     "horizontalpodautoscalers": {
         "spec": {
@@ -325,7 +327,10 @@ def test_the_operator_asks_for_all_that_the_chart_grants_and_for_nothing_else(
         "OCTAVO_METRICS_PORT": str(metrics_port),
     }
     register(kube, metrics_port)
-    with program("operator", kube, control_plane, tmp_path, **settings):
+    access = tmp_path / "access.yaml"
+    access.write_text("engineClients: [{podSelector: {}}]")
+    policies = {"OCTAVO_NETWORK_ACCESS": str(access)}
+    with program("operator", kube, control_plane, tmp_path, **settings, **policies):
         wait("the authority", lambda: len(trusted(kube)) == 1)
         former = trusted(kube)
         story = Story(kube)
@@ -338,6 +343,10 @@ def test_the_operator_asks_for_all_that_the_chart_grants_and_for_nothing_else(
     kube.patch(CERTIFICATE, json={"data": {"tls.crt": ""}}, headers=MERGE).raise_for_status()
     with program("operator", kube, control_plane, tmp_path, **settings) as log:
         wait("a new authority", lambda: trusted(kube) and trusted(kube) != former)
+        wait(
+            "no policy",
+            lambda: kube.get(f"{CHILDREN['networkpolicies']}networkpolicies/all").status_code == 404,
+        )
         metrics = httpx.get(f"http://127.0.0.1:{http_port}/metrics").text
     assert re.findall(r'.*status="40[13]".*', metrics) == []
     assert "is forbidden" not in log()

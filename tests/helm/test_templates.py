@@ -26,6 +26,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "without the metrics API": ("metricsApi.enabled=false",),
     "without the router": ("router.enabled=false",),
     "with API keys": ("router.apiKeys.enabled=true",),
+    "with network policies": ("networkPolicy.enabled=true",),
     "with monitoring": tuple(f"monitoring.{part}.enabled=true" for part in ("monitors", "rules", "board")),
 }
 READ = {"get", "list", "watch"}
@@ -41,6 +42,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "/persistentvolumeclaims": {*CHILD, "delete"},
         "autoscaling/horizontalpodautoscalers": {*CHILD, "delete"},
         "policy/poddisruptionbudgets": CHILD,
+        "networking.k8s.io/networkpolicies": {*CHILD, "delete"},
         "/pods": {"watch"},
         "/events": {"create", "patch"},
     },

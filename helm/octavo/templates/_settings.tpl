@@ -26,6 +26,7 @@
 - {name: OCTAVO_IMAGE_VOLUMES, value: {{ .Values.engine.imageVolumes | quote }}}
 - {name: OCTAVO_POD_DEFAULTS, value: /etc/octavo/pod-defaults.yaml}
 - {name: OCTAVO_SCALING_DEFAULTS, value: /etc/octavo/scaling-defaults.yaml}
+- {name: OCTAVO_NETWORK_ACCESS, value: /etc/octavo/network-access.yaml}
 - {name: OCTAVO_METRICS_API, value: {{ .Values.metricsApi.enabled | quote }}}
 - {name: OCTAVO_SERVICE_NAME, value: {{ include "octavo.componentName" (dict "root" . "component" "operator") | quote }}}
 {{- with .Values.operator.extraEnv }}
@@ -45,5 +46,23 @@
 - {name: OCTAVO_DRAIN_TIMEOUT, value: {{ .Values.router.drain.streamSeconds | quote }}}
 {{- with .Values.router.extraEnv }}
 {{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Router and operator, and whom the values add. */}}
+{{- define "octavo.networkAccess" -}}
+{{- if .Values.networkPolicy.enabled -}}
+engineClients:
+  {{- range $component := list "router" "operator" }}
+  - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ $.Release.Namespace }}}}
+    podSelector:
+      matchLabels:
+        {{- include "octavo.selectorLabels" (dict "root" $ "component" $component) | nindent 8 }}
+  {{- end }}
+  {{- with .Values.networkPolicy.alsoFrom }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- else -}}
+engineClients: null
 {{- end }}
 {{- end -}}

@@ -6,6 +6,7 @@ from octavo_operator.desired.cache_claim import cache_claim
 from octavo_operator.desired.deployment import deployment
 from octavo_operator.desired.disruption_budget import disruption_budget
 from octavo_operator.desired.meta import Defaults, Manifest
+from octavo_operator.desired.network_policy import network_policy
 from octavo_operator.desired.pod import merged
 from octavo_operator.desired.service import service
 from octavo_operator.desired.service_account import service_account
@@ -20,4 +21,6 @@ def children(llmd: LLMDeployment, defaults: Defaults) -> list[Manifest]:
         wanted.append(autoscaler(llmd, llmd.spec.autoscaling, defaults))
     if claim := cache_claim(llmd, defaults.image_volumes):
         wanted.append(claim)
+    if policy := network_policy(llmd, defaults):
+        wanted.append(policy)
     return wanted

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from octavo_operator.api import LLMDeployment, PodTemplate, ScalingDefaults
+from octavo_operator.api import LLMDeployment, Passthrough, PodTemplate, ScalingDefaults
 from octavo_operator.names import (
     API_VERSION,
     DEPLOYMENT_LABEL,
@@ -25,6 +25,7 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     engine_cuda_image: str | None = None
     image_pull_policy: str | None = None
     image_volumes: bool = False  # the cluster mounts oci:// models itself
+    engine_clients: list[Passthrough] | None = None  # NetworkPolicy peers; None: anybody, without a policy
     pod: PodTemplate = PodTemplate()
     scaling: ScalingDefaults = ScalingDefaults()
 

