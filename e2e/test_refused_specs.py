@@ -26,8 +26,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a model from nowhere": ({"model": {"source": "llama"}}, "model.source 'llama' has no known scheme"),
     "more ranks than GPUs": (
-        {"parallelism": {"tensor": 2}, "resources": {"gpu": 1}},
-        "parallelism.tensor x parallelism.pipeline (2 x 1) must equal resources.gpu (1)",
+        {"parallelism": {"tensor": 2}, "resources": {"gpu": 3}},
+        "parallelism.tensor x parallelism.pipeline (2 x 1) must equal resources.gpu (3)",
     ),
     "a flag that the operator sets": (
         {"engine": {"extraArgs": ["--port=9000"]}},

@@ -54,9 +54,10 @@ async def client(control_plane: ControlPlane) -> AsyncIterator[aiohttp.ClientSes
 
 
 async def install(session: aiohttp.ClientSession, namespaces: Iterable[str]) -> None:
-    """The CRD, and the namespaces."""
-    crd = yaml.safe_load((ROOT / "crds" / "llmdeployments.octavo.dev.yaml").read_text())
-    await session.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=crd)
+    """The CRDs, and the namespaces."""
+    for path in (ROOT / "crds").glob("*.yaml"):
+        crd = yaml.safe_load(path.read_text())
+        await session.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=crd)
     for name in namespaces:
         await session.post("/api/v1/namespaces", json={"metadata": {"name": name}})
     async with asyncio.timeout(60):

@@ -66,8 +66,17 @@ class Routing(Part, frozen=True):
 
 
 class Parallelism(Part, frozen=True):
+    """With more ranks than a pod has GPUs a replica is a group of pods; on CPUs `pods` says of how many."""
+
     tensor: int = 1
     pipeline: int = 1
+    pods: int | None = None
+    topology_key: str = "topology.kubernetes.io/zone"
+    host_network: bool = False
+
+    @property
+    def ranks(self) -> int:
+        return self.tensor * self.pipeline
 
 
 class Resources(Part, frozen=True):
@@ -75,6 +84,7 @@ class Resources(Part, frozen=True):
     gpu_resource_name: str = "nvidia.com/gpu"
     cpu: int | str | None = None
     memory: int | str | None = None
+    extended: dict[str, int | str] = {}
 
 
 class Autoscaling(Part, frozen=True):
@@ -152,6 +162,15 @@ class Spec(Part, frozen=True):
     image_pull_policy: str | None = None
     image_pull_secrets: list[Passthrough] = []
 
+    @property
+    def group_size(self) -> int:
+        """Pods of one replica; more than 1: a group of a leader and its workers."""
+        if self.parallelism is None:
+            return 1
+        if self.resources.gpu:
+            return max(1, self.parallelism.ranks // self.resources.gpu)
+        return self.parallelism.pods or 1
+
 
 class Condition(msgspec.Struct, rename="camel", kw_only=True, frozen=True, gc=False):
     type: str
@@ -177,6 +196,7 @@ class Status(msgspec.Struct, rename="camel", kw_only=True, frozen=True, gc=False
     replicas: int = 0
     ready_replicas: int = 0
     ready: str = ""
+    pods_per_replica: int = 1
     selector: str = ""
     download: Download | None = None
     conditions: list[Condition] = []

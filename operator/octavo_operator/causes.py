@@ -29,6 +29,13 @@ def worst(pods: Iterable[Pod]) -> Cause | None:
     return next((c for c in found if c.final), found[0] if found else None)
 
 
+def worst_member(pods: Iterable[Pod]) -> Cause | None:
+    """Of a group's pods: what keeps one from starting comes before the crashes of those that miss it."""
+    members = [pod for pod in sorted(pods, key=lambda p: p.name) if not (pod.leaving or pod.ready)]
+    found = [cause for look in LOOKS for pod in members if (cause := look(pod)) is not None]
+    return next((c for c in found if c.final), found[0] if found else None)
+
+
 def why(pod: Pod) -> Cause | None:
     """The cause that keeps a pod from being ready; None while it is on its way."""
     if pod.leaving or pod.ready:

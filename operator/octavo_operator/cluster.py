@@ -12,7 +12,7 @@ from octavo_operator.api_client import APPLY, MERGE, ApiClient
 from octavo_operator.errors import AlreadyExistsError, ApiError, NotFoundError, RefusedError
 from octavo_operator.informer import Informer
 from octavo_operator.kinds import CHILDREN, EVENT, POD, RESOURCE
-from octavo_operator.names import Key
+from octavo_operator.names import DEPLOYMENT_LABEL, Key
 from octavo_operator.observed import Child, Pod, decode_child, decode_pod
 from octavo_operator.plan import Apply, Delete
 
@@ -60,6 +60,7 @@ class ApiCluster:
         self._changed = changed
         scopes = list(namespaces) or [""]
         self._pods_of: dict[Key, dict[str, Pod]] = {}
+        self._named_apart: dict[Key, set[tuple[str, Key]]] = {}  # children not named like their resource
         self._children = {
             (kind.name, scope): Informer(
                 client, kind.path(scope), _child_decoder(kind.name), self._child_changed
@@ -94,8 +95,9 @@ class ApiCluster:
         return min(i.heard for i in self._informers())
 
     def children(self, key: Key) -> dict[str, Child]:
-        found = ((kind, self._informer(kind, key).get(key)) for kind in CHILDREN)
-        return {kind: child for kind, child in found if child is not None}
+        places = [*((kind, key) for kind in CHILDREN), *self._named_apart.get(key, ())]
+        found = (self._informer(kind, at).get(at) for kind, at in places)
+        return {child.slot: child for child in found if child is not None and owner(child) == key}
 
     def pods(self, key: Key) -> list[Pod]:
         return list(self._pods_of.get(key, {}).values())
@@ -104,6 +106,15 @@ class ApiCluster:
         """Every engine pod."""
         for pods in self._pods.values():
             yield from pods
+
+    def _index(self, former: Child | None, present: Child | None) -> None:
+        if former is not None and former.slot != former.kind:
+            places = self._named_apart.get(owner(former), set())
+            places.discard((former.kind, former.key))
+            if not places:
+                self._named_apart.pop(owner(former), None)
+        if present is not None and present.slot != present.kind:
+            self._named_apart.setdefault(owner(present), set()).add((present.kind, present.key))
 
     async def look_up(self, kind: str, key: Key) -> Child | None:
         try:
@@ -134,10 +145,11 @@ class ApiCluster:
         try:
             expected = decode_child(write.kind, await self._send(write, key))
             informer.learn(key, expected)
+            self._index(None, informer.get(key))
         finally:
             self._writing.discard(at)
             if not _same(informer.get(key), expected):  # somebody else has written meanwhile
-                self._changed(key)
+                self._changed((key[0], meta.get("labels", {}).get(DEPLOYMENT_LABEL, key[1])))
         return expected
 
     async def _send(self, write: Apply, key: Key) -> bytes:
@@ -166,7 +178,8 @@ class ApiCluster:
         )
 
     async def delete(self, write: Delete) -> None:
-        options = {"propagationPolicy": "Background", "preconditions": {"uid": write.uid}}
+        policy = "Foreground" if write.awaits else "Background"
+        options = {"propagationPolicy": policy, "preconditions": {"uid": write.uid}}
         try:
             path = CHILDREN[write.kind].path(*write.key)
             await self._client.request("DELETE", path, kind=write.kind, body=options)
@@ -211,10 +224,12 @@ class ApiCluster:
 
     def _child_changed(self, former: Child | None, present: Child | None) -> None:
         """An own write often comes by the watch before its answer does: `apply` looks at it then."""
+        self._index(former, present)
         child = present or former
         if child is None or (child.kind, child.key) in self._writing or _same(present, former):
             return
-        self._changed(child.key)
+        for key in {owner(c) for c in (former, present) if c is not None}:
+            self._changed(key)
 
     def _pod_changed(self, former: Pod | None, present: Pod | None) -> None:
         if former is not None:
@@ -226,6 +241,12 @@ class ApiCluster:
         pod = present or former
         if pod is not None and not (present and present.same_as(former)):
             self._changed(pod.key)
+
+
+def owner(child: Child) -> Key:
+    """The resource that a child belongs to: the one of its name, or another whose label it carries."""
+    namespace, name = child.key
+    return namespace, child.resource if child.slot != child.kind else name
 
 
 def _same(one: Child | None, other: Child | None) -> bool:

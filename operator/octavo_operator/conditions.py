@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from octavo_operator.api import Condition, Download, LLMDeployment, Status
-from octavo_operator.causes import Cause, worst
+from octavo_operator.causes import Cause, worst, worst_member
 from octavo_operator.desired.meta import selector
 from octavo_operator.observed import Child, DeploymentStatus, Pod
 
@@ -39,6 +39,7 @@ def status_of(llmd: LLMDeployment, seen: Seen, now: str) -> Status:
     found = seen.deployment.status if seen.deployment else DeploymentStatus()
     wanted = wanted_replicas(llmd, seen.deployment)
     return Status(
+        pods_per_replica=llmd.spec.group_size,
         observed_generation=llmd.metadata.generation,
         replicas=found.replicas,
         ready_replicas=found.ready_replicas,
@@ -60,26 +61,33 @@ def wanted_replicas(llmd: LLMDeployment, deployment: Child | None) -> int:
 
 
 def conditions(llmd: LLMDeployment, seen: Seen, wanted: int) -> list[Condition]:
-    cause = explain(seen, wanted)
+    cause = explain(seen, wanted, llmd.spec.group_size)
     ready, stalled = cause.reason in (READY, SCALED_TO_ZERO), cause.final
     available = seen.deployment.status.ready_replicas if seen.deployment else 0
     return [
         _condition("Ready", ready, cause.reason, cause.message),
         _condition("Reconciling", not ready and not stalled, cause.reason, cause.message),
         _condition("Stalled", stalled, cause.reason, cause.message),
-        _availability(available, cause, wanted),
+        _availability(available, cause, wanted, unit_of(llmd.spec.group_size)),
     ]
 
 
-def explain(seen: Seen, wanted: int) -> Cause:
+def unit_of(group_size: int) -> str:
+    return "pod" if group_size == 1 else "group"
+
+
+def explain(seen: Seen, wanted: int, group_size: int = 1) -> Cause:
     """The one reason that all conditions give."""
+    unit = unit_of(group_size)
     if seen.blockers:
         return next((b for b in seen.blockers if b.final), seen.blockers[0])
     if seen.deployment is None:
-        return Cause(LOADING, "the Deployment is being created")
+        text = "the Deployment is" if unit == "pod" else "the groups are"
+        return Cause(LOADING, f"{text} being created")
     if is_complete(seen.deployment, wanted):
-        return finished(wanted, seen.sleeps)
-    stuck = worst(pod for pod in current_pods(seen) if pod.name not in seen.downloads)
+        return finished(wanted, seen.sleeps, unit)
+    pods = [pod for pod in current_pods(seen) if pod.name not in seen.downloads]
+    stuck = worst(pods) if unit == "pod" else worst_member(pods)
     if stuck and stuck.final:
         return stuck
     return (
@@ -87,7 +95,7 @@ def explain(seen: Seen, wanted: int) -> Cause:
         or stuck
         or refused_pods(seen.deployment)
         or overdue(seen.deployment)
-        or on_the_way(seen, wanted)
+        or on_the_way(seen, wanted, unit)
     )
 
 
@@ -115,12 +123,12 @@ def is_complete(deployment: Child, wanted: int) -> bool:
     return found.observed_generation >= deployment.generation and all(count == wanted for count in counts)
 
 
-def finished(wanted: int, sleeps: bool) -> Cause:
+def finished(wanted: int, sleeps: bool, unit: str = "pod") -> Cause:
     if wanted == 0 and sleeps:
-        return Cause(SCALED_TO_ZERO, "idle: a pod is started when a request comes")
+        return Cause(SCALED_TO_ZERO, f"idle: a {unit} is started when a request comes")
     if wanted == 0:
-        return Cause(SCALED_TO_ZERO, "no pods are wanted: spec.replicas is 0")
-    return Cause(READY, "the pod answers" if wanted == 1 else f"all {wanted} pods answer")
+        return Cause(SCALED_TO_ZERO, f"no {unit}s are wanted: spec.replicas is 0")
+    return Cause(READY, f"the {unit} answers" if wanted == 1 else f"all {wanted} {unit}s answer")
 
 
 def refused_pods(deployment: Child) -> Cause | None:
@@ -139,21 +147,26 @@ def overdue(deployment: Child) -> Cause | None:
     return None
 
 
-def on_the_way(seen: Seen, wanted: int) -> Cause:
+def on_the_way(seen: Seen, wanted: int, unit: str = "pod") -> Cause:
     found = seen.deployment.status if seen.deployment else DeploymentStatus()
     if found.replicas > found.updated_replicas > 0 or found.updated_replicas < found.ready_replicas:
-        current = f"{found.updated_replicas} of {wanted} pods are of the current spec"
+        current = f"{found.updated_replicas} of {wanted} {unit}s are of the current spec"
         return Cause(ROLLING, f"{current}, {found.ready_replicas} answer")
     if wanted == 1:
-        return Cause(LOADING, "the pod is starting or loading the model")
-    return Cause(
-        LOADING, f"{found.ready_replicas} of {wanted} pods answer, the others are starting or loading"
-    )
+        return Cause(LOADING, f"the {unit} is starting or loading the model{awaited_members(seen, unit)}")
+    others = f"the others are starting or loading{awaited_members(seen, unit)}"
+    return Cause(LOADING, f"{found.ready_replicas} of {wanted} {unit}s answer, {others}")
 
 
-def _availability(ready: int, cause: Cause, wanted: int) -> Condition:
+def awaited_members(seen: Seen, unit: str) -> str:
+    """The pods that hold their groups up."""
+    names = sorted(pod.name for pod in current_pods(seen) if not pod.ready)
+    return f": not ready are {', '.join(names)}" if unit == "group" and names else ""
+
+
+def _availability(ready: int, cause: Cause, wanted: int, unit: str) -> Condition:
     if ready:
-        return _condition("Available", True, "PodsAnswer", f"{ready} of {wanted} pods answer")
+        return _condition("Available", True, "PodsAnswer", f"{ready} of {wanted} {unit}s answer")
     return _condition("Available", False, cause.reason, cause.message)
 
 

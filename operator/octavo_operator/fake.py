@@ -30,8 +30,8 @@ class FakeCluster:
         self._version = 0
 
     def children(self, key: Key) -> dict[str, Child]:
-        found = {kind: self._child(kind, key) for kind, at in self.objects if at == key}
-        return {kind: child for kind, child in found.items() if child.labelled}
+        found = [self._child(kind, at) for kind, at in self.objects if at[0] == key[0]]
+        return {c.slot: c for c in found if c.labelled and c.resource == key[1]}
 
     def pods(self, key: Key) -> list[Pod]:
         return self.pods_of.get(key, [])
@@ -73,9 +73,12 @@ class FakeCluster:
         at = (str(manifest["kind"]), (meta["namespace"], meta["name"]))
         self._version += 1
         self.objects[at] = merge(self.objects.get(at, {}), manifest)
-        if at[0] == "Deployment":
+        if at[0] in ("Deployment", "GroupScale"):
             self.objects[at]["spec"].setdefault("replicas", 1)
-        self.objects[at]["metadata"] |= {"uid": f"uid-{at[0]}", "resourceVersion": str(self._version)}
+        self.objects[at]["metadata"] |= {
+            "uid": f"uid-{at[0]}-{at[1][1]}",
+            "resourceVersion": str(self._version),
+        }
 
     def _child(self, kind: str, key: Key) -> Child:
         return decode_child(kind, msgspec.json.encode(self.objects[kind, key]))

@@ -21,6 +21,8 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 DEPLOYMENT: Final = Kind("Deployment", "apps/v1", "deployments")
+STATEFUL_SET: Final = Kind("StatefulSet", "apps/v1", "statefulsets")
+GROUP_SCALE: Final = Kind("GroupScale", API_VERSION, "groupscales")
 SERVICE: Final = Kind("Service", "v1", "services")
 AUTOSCALER: Final = Kind("HorizontalPodAutoscaler", "autoscaling/v2", "horizontalpodautoscalers")
 BUDGET: Final = Kind("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets")
@@ -33,5 +35,6 @@ EVENT: Final = Kind("Event", "v1", "events")
 LEASE: Final = Kind("Lease", "coordination.k8s.io/v1", "leases")
 
 CHILDREN: Final[Mapping[str, Kind]] = {
-    k.name: k for k in (DEPLOYMENT, SERVICE, AUTOSCALER, BUDGET, ACCOUNT, CLAIM, POLICY)
+    k.name: k
+    for k in (DEPLOYMENT, SERVICE, AUTOSCALER, BUDGET, ACCOUNT, CLAIM, POLICY, STATEFUL_SET, GROUP_SCALE)
 }

@@ -7,13 +7,18 @@ import msgspec
 
 from octavo_operator.names import (
     DEPLOYMENT_LABEL,
+    GROUP_LABEL,
     HASH_ANNOTATION,
     MANAGED_BY,
     MANAGED_BY_LABEL,
+    MEMBER_LABEL,
     SCALED_BY_ANNOTATION,
     TEMPLATE_ANNOTATION,
     Key,
 )
+
+SCALED = frozenset({"Deployment", "StatefulSet", "GroupScale"})
+"""Kinds with a number of replicas."""
 
 
 class Wire(msgspec.Struct, rename="camel", kw_only=True, frozen=True, gc=False):
@@ -35,6 +40,11 @@ class Meta(Wire, frozen=True):
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     owner_references: list[Owner] = []
+
+
+def slot(kind: str, name: str, resource: str) -> str:
+    """`Deployment`, or `StatefulSet NAME` where the child is not named like its resource."""
+    return kind if name == resource or not resource else f"{kind} {name}"
 
 
 class DeploymentCondition(Wire, frozen=True):
@@ -60,15 +70,29 @@ class Child(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     key: Key
     uid: str
     version: int
+    resource: str = ""  # name of the LLMDeployment, as its label says
     generation: int = 0
     owner_uid: str | None = None  # of the controller
     labelled: bool = True
     hash: str = ""
     scaled_by: str = ""
+    template: str = ""  # hash of the pod template of a group
     leaving: bool = False
     replicas: int | None = None
     status: DeploymentStatus = DeploymentStatus()
     content: bytes = b"{}"
+
+    @property
+    def slot(self) -> str:
+        """Its place among the resource's children."""
+        return slot(self.kind, self.key[1], self.resource)
+
+    @property
+    def ready(self) -> bool:
+        """Of a group: all of its pods are there and ready."""
+        found = self.status
+        seen = found.observed_generation >= self.generation
+        return not self.leaving and seen and found.ready_replicas == self.replicas
 
     def is_of(self, uid: str) -> bool:
         """Owned by that resource, or left behind without an owner by a former one."""
@@ -109,18 +133,21 @@ def decode_child(kind: str, data: bytes | msgspec.Raw) -> Child:
         "spec": found.spec,
         "automountServiceAccountToken": found.automount_service_account_token,
     }
-    scaled = kind == "Deployment"
+    scaled = kind in SCALED
+    resource = meta.labels.get(DEPLOYMENT_LABEL, "")
     return Child(
         kind=kind,
         key=(meta.namespace, meta.name),
         uid=meta.uid,
         version=int(meta.resource_version),
+        resource=resource,
         generation=meta.generation,
         owner_uid=next((o.uid for o in meta.owner_references if o.controller), None),
-        labelled=meta.labels.get(DEPLOYMENT_LABEL) == meta.name
+        labelled=(resource == meta.name or (resource != "" and meta.name.startswith(f"{resource}-")))
         and meta.labels.get(MANAGED_BY_LABEL) == MANAGED_BY,
         hash=meta.annotations.get(HASH_ANNOTATION, ""),
         scaled_by=meta.annotations.get(SCALED_BY_ANNOTATION, ""),
+        template=meta.annotations.get(TEMPLATE_ANNOTATION, ""),
         leaving=meta.deletion_timestamp is not None,
         replicas=_scale_decoder.decode(found.spec).replicas if scaled else None,
         status=_status_decoder.decode(found.status) if scaled else DeploymentStatus(),
@@ -194,6 +221,11 @@ class Pod(msgspec.Struct, kw_only=True, frozen=True, gc=False):
             c.type == "Ready" and c.status == "True" for c in self.status.conditions
         )
 
+    @property
+    def leads(self) -> bool:
+        """Whether it answers requests: of a group's pods the leader alone does."""
+        return GROUP_LABEL not in self.labels or self.labels.get(MEMBER_LABEL) == "0"
+
     def same_as(self, other: "Pod | None") -> bool:
         return other is not None and msgspec.structs.replace(self, version=other.version) == other
 
@@ -223,4 +255,4 @@ def decode_pod(data: bytes | msgspec.Raw) -> Pod:
 
 
 Children = Mapping[str, Child]
-"""The children of one resource by kind."""
+"""The children of one resource by slot."""

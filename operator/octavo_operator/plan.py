@@ -10,7 +10,7 @@ from octavo_operator.causes import BLOCKED
 from octavo_operator.compare import is_part
 from octavo_operator.desired.meta import Manifest
 from octavo_operator.names import FIELD_MANAGER, HASH_ANNOTATION, SCALE_MANAGER, Key
-from octavo_operator.observed import Child, Children
+from octavo_operator.observed import Child, Children, slot
 
 
 class Apply(msgspec.Struct, frozen=True):
@@ -32,6 +32,7 @@ class Delete(msgspec.Struct, frozen=True):
     kind: str
     key: Key
     uid: str
+    awaits: bool = False  # it stays until its pods are gone
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -57,30 +58,34 @@ def plan(
     observed: Children,
     settled: frozenset[str],
     idle: bool = False,
+    kept: frozenset[str] = frozenset(),
 ) -> Plan:
-    """Compare each desired child with the observed one of its kind.
+    """Compare each desired child with the observed one of its slot.
 
     `idle` says that the pods have had nothing to do for the resource's idleSeconds.
 
-    `settled` are the kinds whose last apply came back in another shape (rewritten by the API server or a
-    webhook) and that nobody has changed since: applying them again would change nothing.
+    `kept` are the slots of groups that stay as they are for now. `settled` are those whose last apply came
+    back in another shape (rewritten by the API server or a webhook) and that nobody has changed since: applying
+    them again would change nothing.
     """
-    wanted = {str(m["kind"]): m for m in desired}
+    wanted = {slot_of(m, llmd.metadata.name): m for m in desired}
     uid = llmd.metadata.uid
-    own = {kind: child for kind, child in observed.items() if child.is_of(uid) and not child.leaving}
-    blocked = {kind: child for kind, child in observed.items() if kind in wanted and kind not in own}
-    due = [
-        m for kind, m in wanted.items() if kind not in blocked and is_due(m, own.get(kind), kind in settled)
-    ]
+    own = {at: child for at, child in observed.items() if child.is_of(uid) and not child.leaving}
+    blocked = {at: child for at, child in observed.items() if at in wanted and at not in own}
+    due = [at for at, m in wanted.items() if at not in blocked and is_due(m, own.get(at), at in settled)]
+    counted = "Deployment" if llmd.spec.group_size == 1 else "GroupScale"
+    gone = [c for at, c in own.items() if at not in wanted and at not in kept and c.owner_uid == uid]
     return Plan(
-        first=tuple(scale(llmd, wanted.get("Deployment"), own.get("Deployment"), idle)),
-        applies=tuple(write_of(llmd, m, own.get(m["kind"])) for m in due),
-        deletes=tuple(
-            Delete(kind, c.key, c.uid) for kind, c in own.items() if kind not in wanted and c.owner_uid == uid
-        ),
-        taken=tuple(kind for kind, child in blocked.items() if not child.leaving),
-        awaited=tuple(kind for kind, child in blocked.items() if child.leaving),
+        first=tuple(scale(llmd, wanted.get(counted), own.get(counted), idle)),
+        applies=tuple(write_of(llmd, wanted[at], own.get(at)) for at in due),
+        deletes=tuple(Delete(c.kind, c.key, c.uid, awaits=c.kind == "StatefulSet") for c in gone),
+        taken=tuple(at for at, child in blocked.items() if not child.leaving),
+        awaited=tuple(at for at, child in blocked.items() if child.leaving),
     )
+
+
+def slot_of(manifest: Manifest, resource: str) -> str:
+    return slot(str(manifest["kind"]), str(manifest["metadata"]["name"]), resource)
 
 
 def is_due(manifest: Manifest, child: Child | None, settled: bool) -> bool:

@@ -12,14 +12,15 @@ from octavo_operator.causes import NAME_TAKEN, REFUSED, REPLACING, Cause
 from octavo_operator.cluster import Cluster
 from octavo_operator.compare import is_part
 from octavo_operator.conditions import READY, Seen, ready_condition, status_of
-from octavo_operator.desired.children import children
-from octavo_operator.desired.meta import Defaults, Manifest
+from octavo_operator.desired.children import children, wanted_template
+from octavo_operator.desired.meta import Defaults
 from octavo_operator.downloads import Downloads
 from octavo_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError
 from octavo_operator.events import Recorder, Type
+from octavo_operator.groups import chosen, workload
 from octavo_operator.image_volumes import lost_volume
-from octavo_operator.names import FIELD_MANAGER, TEMPLATE_ANNOTATION, Key
-from octavo_operator.observed import Child
+from octavo_operator.names import FIELD_MANAGER, Key, group_name
+from octavo_operator.observed import Child, slot
 from octavo_operator.plan import Apply, Plan, compared, plan
 from octavo_operator.store import Store
 from octavo_operator.telemetry import Telemetry
@@ -74,17 +75,21 @@ class Reconciler:
         if llmd is None or llmd.metadata.deletion_timestamp:
             self._forget(key)  # the garbage collector removes the children
             return True
-        desired = children(llmd, self._defaults)
         observed = self._cluster.children(key)
+        template = wanted_template(llmd, self._defaults)
+        choice = chosen(llmd, observed, template)
+        desired = children(llmd, self._defaults, choice.made)
         if len(observed) < len(desired) and not await self._still_there(llmd):
             return True
-        settled = self._settled_kinds(observed.values())
-        todo = plan(llmd, desired, observed, settled, self._is_idle(llmd))
+        settled = self._settled_slots(observed.values())
+        kept = frozenset(slot("StatefulSet", group_name(key[1], index), key[1]) for index in choice.kept)
+        todo = plan(llmd, desired, observed, settled, self._is_idle(llmd), kept)
         blockers = await self._act(llmd, todo)
         deployment = self._cluster.children(key).get("Deployment")
         blockers += lost_volume(llmd, self._defaults.image_volumes, deployment)
-        await self._report(llmd, desired, blockers, rescaled=bool(todo.first))
-        return not blockers
+        await self._report(llmd, template, blockers, rescaled=bool(todo.first))
+        rescaled_groups = todo.first and llmd.spec.group_size > 1  # their StatefulSets follow
+        return not blockers and not rescaled_groups
 
     async def _still_there(self, llmd: LLMDeployment) -> bool:
         """A child that has vanished may be the first sign of its owner's deletion."""
@@ -126,7 +131,8 @@ class Reconciler:
 
     async def _make_way(self, llmd: LLMDeployment, write: Apply) -> list[Cause]:
         """What has the name of a child that was to be created; our own that lost its label is taken back."""
-        found = await self._cluster.look_up(write.kind, llmd.key)
+        name = str(write.manifest["metadata"]["name"])
+        found = await self._cluster.look_up(write.kind, (llmd.key[0], name))
         if found is None or found.leaving:
             return [_awaited(write.kind)]
         if not found.is_of(llmd.metadata.uid):
@@ -142,25 +148,25 @@ class Reconciler:
             else:
                 self._settled[child.kind, child.key] = (child.hash, child.generation)
 
-    def _settled_kinds(self, observed: Iterable[Child]) -> frozenset[str]:
+    def _settled_slots(self, observed: Iterable[Child]) -> frozenset[str]:
         """Kinds without a generation (Service, ServiceAccount) settle for good, until their spec changes."""
         return frozenset(
-            c.kind for c in observed if self._settled.get((c.kind, c.key)) == (c.hash, c.generation)
+            c.slot for c in observed if self._settled.get((c.kind, c.key)) == (c.hash, c.generation)
         )
 
     async def _report(
         self,
         llmd: LLMDeployment,
-        desired: Sequence[Manifest],
+        template: str,
         blockers: Sequence[Cause],
         rescaled: bool,
     ) -> None:
         """Write the status if it differs, and tell what is news."""
         pods = self._cluster.pods(llmd.key)
         seen = Seen(
-            deployment=self._cluster.children(llmd.key).get("Deployment"),
+            deployment=workload(llmd, self._cluster.children(llmd.key), template),
             pods=pods,
-            template=_template(desired),
+            template=template,
             blockers=blockers,
             downloads=self._downloads.of(pods, llmd.status.download),
             sleeps=llmd.spec.autoscaling is not None,
@@ -183,12 +189,13 @@ class Reconciler:
         await self._tell(llmd, kind, present.reason, present.message)
 
     async def _tell_repairs(self, llmd: LLMDeployment, applies: Iterable[Apply]) -> None:
-        for kind in (write.kind for write in applies if write.repairs):
+        for write in (write for write in applies if write.repairs):
+            name = write.manifest["metadata"]["name"]
             await self._tell(
                 llmd,
                 "Warning",
                 "Repaired",
-                f"{kind} {llmd.metadata.name} was changed or deleted by somebody else and has been put right",
+                f"{write.kind} {name} was changed or deleted by somebody else and has been put right",
             )
 
     async def _tell(self, llmd: LLMDeployment, kind: Type, reason: str, message: str) -> None:
@@ -198,13 +205,13 @@ class Reconciler:
             log.warning("%s/%s: event %s not recorded: %s", *llmd.key, reason, error)
 
     def _forget(self, key: Key) -> None:
-        for settled in [s for s in self._settled if s[1] == key]:
+        for settled in [s for s in self._settled if s[1][0] == key[0] and _is_of(s[1][1], key[1])]:
             del self._settled[settled]
 
 
-def _template(desired: Sequence[Manifest]) -> str:
-    deployment = next(m for m in desired if m["kind"] == "Deployment")
-    return str(deployment["spec"]["template"]["metadata"]["annotations"][TEMPLATE_ANNOTATION])
+def _is_of(child: str, resource: str) -> bool:
+    """Of another resource's child, whose name begins likewise, no more is lost than one needless write."""
+    return child == resource or child.startswith(f"{resource}-")
 
 
 def _taken(kind: str) -> Cause:

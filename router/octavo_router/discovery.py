@@ -21,7 +21,7 @@ from octavo_router.kubeconfig import Access
 from octavo_router.metrics import Figures
 from octavo_router.objects import (
     API_KEYS_LABEL,
-    DEPLOYMENT_LABEL,
+    SERVING_SLICES,
     EndpointSlice,
     KeySecret,
     LLMDeployment,
@@ -237,7 +237,7 @@ class Discovery:
         slices = f"{self._access.server}/apis/discovery.k8s.io/v1{scope}/endpointslices"
         reflectors: list[Reflector[Any]] = [
             Reflector(session, deployments, LLMDeployment, "", self._deployments_changed, self._figures),
-            Reflector(session, slices, EndpointSlice, DEPLOYMENT_LABEL, self._slices_changed, self._figures),
+            Reflector(session, slices, EndpointSlice, SERVING_SLICES, self._slices_changed, self._figures),
         ]
         if self._keyring is not None:
             secrets, selector = f"{self._access.server}/api/v1{scope}/secrets", f"{API_KEYS_LABEL}=true"

@@ -13,6 +13,8 @@ from octavo_router.keys import MIN_LENGTH, KeySpec
 from octavo_router.routing import Deployment
 
 DEPLOYMENT_LABEL = "octavo.dev/deployment"
+SERVING_SLICES = f"{DEPLOYMENT_LABEL},!service.kubernetes.io/headless"
+"""A headless Service names all pods of a group, of which only the leader answers."""
 API_KEYS_LABEL = "octavo.dev/api-keys"
 TOKEN_LIMIT = "octavo.dev/tokens-per-minute"
 

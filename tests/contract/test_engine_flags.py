@@ -21,7 +21,7 @@ from octavo_operator.desired.arguments import arguments, served_names
 from octavo_operator.desired.download import fetch_container
 from octavo_operator.downloads import parse as parse_health
 
-(CRD_FILE,) = (Path(__file__).parents[2] / "crds").glob("*.yaml")
+CRD_FILE = Path(__file__).parents[2] / "crds" / "llmdeployments.octavo.dev.yaml"
 (CRD_VERSION,) = yaml.safe_load(CRD_FILE.read_text())["spec"]["versions"]
 SPEC: dict[str, Any] = CRD_VERSION["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
 

@@ -30,6 +30,8 @@ Permission = tuple[str, str, str]
 LLMDS = "/apis/octavo.dev/v1alpha1/namespaces/default/llmdeployments"
 CHILDREN = {
     "deployments": "/apis/apps/v1/namespaces/default/",
+    "statefulsets": "/apis/apps/v1/namespaces/default/",
+    "groupscales": "/apis/octavo.dev/v1alpha1/namespaces/default/",
     "services": "/api/v1/namespaces/default/",
     "serviceaccounts": "/api/v1/namespaces/default/",
     "persistentvolumeclaims": "/api/v1/namespaces/default/",
@@ -40,6 +42,7 @@ CHILDREN = {
 APISERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
 CERTIFICATE = f"/api/v1/namespaces/{NAMESPACE}/secrets/octavo-metrics-tls"
 MERGE = {"Content-Type": "application/merge-patch+json"}
+GROUPS = {"parallelism": {"tensor": 2, "pods": 2}}
 AUTOSCALING = {"maxReplicas": 4, "queueDepth": 4}
 BY_THE_CLUSTER = {  # its own roles, to which the chart binds
     ("authentication.k8s.io", "tokenreviews", "create"),
@@ -124,8 +127,9 @@ def kube(control_plane: ControlPlane, objects: list[dict[str, Any]]) -> Iterator
     tls = ssl.create_default_context(cafile=str(pki / "ca.crt"))
     tls.load_cert_chain(pki / "admin.crt", pki / "admin.key")
     with httpx.Client(base_url=control_plane.url, verify=tls, timeout=30) as http:
-        crd = yaml.safe_load((ROOT / "crds" / "llmdeployments.octavo.dev.yaml").read_text())
-        http.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=crd).raise_for_status()
+        for path in (ROOT / "crds").glob("*.yaml"):
+            crd = yaml.safe_load(path.read_text())
+            http.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=crd).raise_for_status()
         http.post("/api/v1/namespaces", json={"metadata": {"name": NAMESPACE}}).raise_for_status()
         wait("kube-system", lambda: http.get("/api/v1/namespaces/kube-system").is_success)
         for item in objects:
@@ -233,9 +237,20 @@ class Story:
         for kind in ("horizontalpodautoscalers", "serviceaccounts", "persistentvolumeclaims"):
             wait(f"{kind} gone", lambda k=kind: self._leaves(k))
 
-    def _leaves(self, kind: str) -> bool:
-        """A claim has a finalizer, which nobody takes away where no controllers run."""
-        found = self._kube.get(f"{CHILDREN[kind]}{kind}/all")
+    def makes_groups_and_a_single_pod_again(self) -> None:
+        self._kube.patch(f"{LLMDS}/all", json={"spec": GROUPS}, headers=MERGE).raise_for_status()
+        wait("no Deployment", lambda: self._leaves("deployments"))
+        path = f"{CHILDREN['statefulsets']}statefulsets/all-0"
+        wait("a group", lambda: self._kube.get(path).is_success)
+        body = {"spec": {"parallelism": None}}
+        self._kube.patch(f"{LLMDS}/all", json=body, headers=MERGE).raise_for_status()
+        for kind, name in (("statefulsets", "all-0"), ("groupscales", "all"), ("services", "all-members")):
+            wait(f"no {kind}", lambda k=kind, n=name: self._leaves(k, n))
+        wait("a Deployment", lambda: not self._leaves("deployments"))
+
+    def _leaves(self, kind: str, name: str = "all") -> bool:
+        """Some have a finalizer, which nobody takes away where no controllers run."""
+        found = self._kube.get(f"{CHILDREN[kind]}{kind}/{name}")
         return found.status_code == 404 or "deletionTimestamp" in found.json()["metadata"]
 
     def looks_at_who_has_its_name(self) -> None:
@@ -243,11 +258,12 @@ class Story:
         for kind, base in CHILDREN.items():
             own = self._kube.get(f"{base}{kind}/all")
             found = own.json() if own.is_success else FOREIGN[kind]
-            meta = {"name": f"taken-{kind}", "namespace": "default"}
+            name = f"taken-{kind}-0" if kind == "statefulsets" else f"taken-{kind}"
+            meta = {"name": name, "namespace": "default"}
             spec = {k: v for k, v in found.get("spec", {}).items() if not k.startswith("clusterIP")}
             body = {**({"spec": spec} if spec else {}), "metadata": meta}
             self._kube.post(base + kind, json=body).raise_for_status()
-            self._kube.post(LLMDS, json=model(f"taken-{kind}", autoscaling=AUTOSCALING)).raise_for_status()
+            self._kube.post(LLMDS, json=model(f"taken-{kind}", **of_kind(kind))).raise_for_status()
             wait(f"{kind} to be told", lambda k=kind: self.reason(f"taken-{k}") == "NameTaken")
 
     def tells_a_repair_twice(self) -> None:
@@ -265,8 +281,25 @@ class Story:
             wait("the event", told)
 
 
+def of_kind(kind: str) -> dict[str, Any]:
+    """The spec of a resource that has such a child."""
+    return GROUPS if kind in ("statefulsets", "groupscales") else {"autoscaling": AUTOSCALING}
+
+
+LABELS = {"matchLabels": {"app": "x"}}
 FOREIGN: dict[str, dict[str, Any]] = {
     "networkpolicies": {"spec": {"podSelector": {}}},
+    "groupscales": {"spec": {"selector": "app=x"}},
+    "statefulsets": {
+        "spec": {
+            "serviceName": "x",
+            "selector": LABELS,
+            "template": {
+                "metadata": {"labels": LABELS["matchLabels"]},
+                "spec": {"containers": [{"name": "x", "image": "x"}]},
+            },
+        }
+    },
     "serviceaccounts": {},
     "horizontalpodautoscalers": {
         "spec": {
@@ -336,6 +369,7 @@ def test_the_operator_asks_for_all_that_the_chart_grants_and_for_nothing_else(
         story = Story(kube)
         story.makes_all_children()
         story.deletes_what_is_no_longer_wanted()
+        story.makes_groups_and_a_single_pod_again()
         story.looks_at_who_has_its_name()
         story.tells_a_repair_twice()
         wait("the metrics API", lambda: _listens(metrics_port))

@@ -6,7 +6,7 @@ import msgspec
 
 from octavo_operator.api import Engine, LLMDeployment, Parallelism, Spec
 from octavo_operator.desired.source import model_argument
-from octavo_operator.names import PORT
+from octavo_operator.names import GROUP_VARIABLE, MEMBER_VARIABLE, PORT, members_name
 
 _FLAGS = tuple(f.name for f in msgspec.structs.fields(Engine) if f.name not in {"extra_args", "env"})
 
@@ -24,9 +24,18 @@ def arguments(llmd: LLMDeployment, image_volumes: bool = False) -> list[str]:
         f"--drain-timeout={spec.drain_seconds}",
         *([f"--tensor-parallel-size={parallel.tensor}"] if parallel.tensor > 1 else []),
         *([f"--pipeline-parallel-size={parallel.pipeline}"] if parallel.pipeline > 1 else []),
+        *group_flags(llmd),
         *engine_flags(spec.engine),
         *spec.engine.extra_args,
     ]
+
+
+def group_flags(llmd: LLMDeployment) -> list[str]:
+    """The same for all pods of all groups: the environment says which pod of which group it is."""
+    if llmd.spec.group_size == 1:
+        return []
+    leader = f"$({GROUP_VARIABLE})-0.{members_name(llmd.metadata.name)}"
+    return ["--distributed-executor=ray", f"--node-rank=$({MEMBER_VARIABLE})", f"--leader={leader}"]
 
 
 def served_names(llmd: LLMDeployment) -> list[str]:

@@ -1,6 +1,6 @@
 """The Deployment of engine pods."""
 
-from octavo_operator.api import LLMDeployment
+from octavo_operator.api import LLMDeployment, Spec
 from octavo_operator.desired.meta import Defaults, Manifest, child, selector
 from octavo_operator.desired.pod import pod_template
 from octavo_operator.desired.source import is_downloaded
@@ -11,17 +11,15 @@ DOWNLOAD_MARGIN = 24 * 3600  # and for a large model from afar, whose progress t
 
 
 def deployment(llmd: LLMDeployment, defaults: Defaults) -> Manifest:
-    """Without autoscaling replicas are 1 unless given; with it the field is left to the HPA."""
     spec = llmd.spec
     margin = PROGRESS_MARGIN + (DOWNLOAD_MARGIN if is_downloaded(spec.model, defaults.image_volumes) else 0)
-    scale = {} if spec.autoscaling else {"replicas": 1 if spec.replicas is None else spec.replicas}
     return child(
         llmd,
         "apps/v1",
         "Deployment",
-        annotations={SCALED_BY_ANNOTATION: "hpa" if spec.autoscaling else "spec"},
+        annotations=scaled_by(spec),
         spec={
-            **scale,
+            **replicas(spec),
             "selector": {"matchLabels": selector(llmd.metadata.name)},
             "revisionHistoryLimit": 3,
             "progressDeadlineSeconds": spec.startup_seconds + margin,
@@ -35,3 +33,12 @@ def deployment(llmd: LLMDeployment, defaults: Defaults) -> Manifest:
             "template": pod_template(llmd, defaults),
         },
     )
+
+
+def replicas(spec: Spec) -> Manifest:
+    """1 unless given; nothing where the HPA has the field."""
+    return {} if spec.autoscaling else {"replicas": 1 if spec.replicas is None else spec.replicas}
+
+
+def scaled_by(spec: Spec) -> dict[str, str]:
+    return {SCALED_BY_ANNOTATION: "hpa" if spec.autoscaling else "spec"}

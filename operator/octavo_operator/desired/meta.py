@@ -50,11 +50,14 @@ def digest(value: object) -> str:
     return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:16]
 
 
-def child(llmd: LLMDeployment, api_version: str, kind: str, **content: Any) -> Manifest:
-    """A child's manifest with its owner; `content` are its parts beside the metadata, annotations apart."""
+def child(llmd: LLMDeployment, api_version: str, kind: str, name: str = "", **content: Any) -> Manifest:
+    """A child's manifest with its owner; `content` are its parts beside the metadata, annotations apart.
+
+    It is named like the resource unless it has a `name` of its own.
+    """
     annotations = content.pop("annotations", {})
     metadata = {
-        "name": llmd.metadata.name,
+        "name": name or llmd.metadata.name,
         "namespace": llmd.metadata.namespace,
         "labels": labels(llmd.metadata.name),
         "annotations": annotations,

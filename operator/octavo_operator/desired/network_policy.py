@@ -17,6 +17,8 @@ def network_policy(llmd: LLMDeployment, defaults: Defaults) -> Manifest | None:
         return None
     clients = {"from": defaults.engine_clients, "ports": [{"protocol": "TCP", "port": PORT_NAME}]}
     ports = [{"protocol": "TCP", "port": port} for port in download_ports(llmd.spec.model, defaults)]
+    pods = {"podSelector": {"matchLabels": selector(llmd.metadata.name)}}
+    of_group = llmd.spec.group_size > 1  # whose ranks choose their ports
     return child(
         llmd,
         "networking.k8s.io/v1",
@@ -24,8 +26,8 @@ def network_policy(llmd: LLMDeployment, defaults: Defaults) -> Manifest | None:
         spec={
             "podSelector": {"matchLabels": selector(llmd.metadata.name)},
             "policyTypes": ["Ingress", "Egress"],
-            "ingress": [clients],
-            "egress": [{"ports": [*DNS, *ports]}],
+            "ingress": [clients, *([{"from": [pods]}] if of_group else [])],
+            "egress": [{"ports": [*DNS, *ports]}, *([{"to": [pods]}] if of_group else [])],
         },
     )
 

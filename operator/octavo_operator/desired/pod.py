@@ -6,10 +6,11 @@ from typing import Any
 from octavo_operator.api import LLMDeployment, Passthrough, PodTemplate, Resources, Scheduling, Spec
 from octavo_operator.desired.arguments import arguments
 from octavo_operator.desired.download import fetch_container
+from octavo_operator.desired.group import GROUP_CONTAINER_PORT, GROUP_ENV, affinity, network
 from octavo_operator.desired.meta import Defaults, Manifest, digest, labels, selector
 from octavo_operator.desired.probes import probes
 from octavo_operator.desired.source import MODELS_PATH, is_downloaded, is_image, model_volume
-from octavo_operator.names import CONTAINER, PORT, PORT_NAME, TEMPLATE_ANNOTATION
+from octavo_operator.names import CONTAINER, GROUP_LABEL, PORT, PORT_NAME, TEMPLATE_ANNOTATION
 
 USER = 65532
 ENDPOINT_SECONDS = 5
@@ -22,13 +23,20 @@ OWN_MOUNTS: tuple[Manifest, ...] = (
 )
 
 
-def pod_template(llmd: LLMDeployment, defaults: Defaults) -> Manifest:
-    """The Deployment's pod template; its annotation tells pods of this template from older ones."""
+def pod_template(llmd: LLMDeployment, defaults: Defaults, group: str = "") -> Manifest:
+    """The pod template; its annotation tells pods of this template from older ones.
+
+    `group` is the name of the group that the pods belong to, which the annotation knows nothing of.
+    """
     overlay = merged(defaults.pod, llmd.spec.pod_template)
     metadata: Manifest = {"labels": {**overlay.metadata.labels, **labels(llmd.metadata.name)}}
     template = {"metadata": metadata, "spec": pod_spec(llmd, defaults, overlay)}
     metadata["annotations"] = {**overlay.metadata.annotations}
-    metadata["annotations"][TEMPLATE_ANNOTATION] = digest(template)
+    near = affinity(llmd.spec, "any group") if group else None
+    metadata["annotations"][TEMPLATE_ANNOTATION] = digest({**template, "near": near} if near else template)
+    if group:
+        metadata["labels"][GROUP_LABEL] = group
+        template["spec"]["affinity"] = affinity(llmd.spec, group)
     return template
 
 
@@ -74,6 +82,7 @@ def pod_spec(llmd: LLMDeployment, defaults: Defaults, overlay: PodTemplate) -> M
         "containers": [container(llmd, defaults, common)],
         "volumes": [*own_volumes(llmd, defaults), *overlay.volumes],
         **({"imagePullSecrets": pull_secrets} if pull_secrets else {}),
+        **network(spec),
         **placement(spec.scheduling, llmd.metadata.name),
     }
 
@@ -81,13 +90,15 @@ def pod_spec(llmd: LLMDeployment, defaults: Defaults, overlay: PodTemplate) -> M
 def container(llmd: LLMDeployment, defaults: Defaults, common: Manifest) -> Manifest:
     spec = llmd.spec
     has_models = model_volume(spec.model, llmd.metadata.name, defaults.image_volumes) is not None
+    of_group = spec.group_size > 1
+    ports: list[Manifest] = [{"name": PORT_NAME, "containerPort": PORT, "protocol": "TCP"}]
     models = [{"name": "models", "mountPath": MODELS_PATH, "readOnly": True}] if has_models else []
     return {
         **common,
         "name": CONTAINER,
         "args": arguments(llmd, defaults.image_volumes),
-        "env": by("name", common["env"], spec.engine.env),
-        "ports": [{"name": PORT_NAME, "containerPort": PORT, "protocol": "TCP"}],
+        "env": by("name", GROUP_ENV if of_group else (), common["env"], spec.engine.env),
+        "ports": [*ports, GROUP_CONTAINER_PORT] if of_group else ports,
         "resources": resources(spec.resources),
         "volumeMounts": [*common["volumeMounts"], *models],
         "lifecycle": {"preStop": {"sleep": {"seconds": ENDPOINT_SECONDS}}},
@@ -126,11 +137,12 @@ def image(spec: Spec, defaults: Defaults) -> str:
 
 
 def resources(wanted: Resources) -> Manifest:
-    """Memory and GPUs are limits too; the CPU is not, since throttling delays every token."""
+    """All but the CPU are limits too, for throttling delays every token."""
     requests = {
         "cpu": wanted.cpu,
         "memory": wanted.memory,
         wanted.gpu_resource_name: wanted.gpu or None,
+        **wanted.extended,
     }
     given = {name: str(amount) for name, amount in requests.items() if amount is not None}
     limits = {name: amount for name, amount in given.items() if name != "cpu"}

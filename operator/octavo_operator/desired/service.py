@@ -1,7 +1,8 @@
 """The Service through which the engine pods are found."""
 
 from octavo_operator.api import LLMDeployment
-from octavo_operator.desired.meta import Manifest, child, selector
+from octavo_operator.desired.group import served_by
+from octavo_operator.desired.meta import Manifest, child
 from octavo_operator.names import PORT_NAME
 
 
@@ -11,5 +12,5 @@ def service(llmd: LLMDeployment) -> Manifest:
         llmd,
         "v1",
         "Service",
-        spec={"type": "ClusterIP", "selector": selector(llmd.metadata.name), "ports": [port]},
+        spec={"type": "ClusterIP", "selector": served_by(llmd), "ports": [port]},
     )

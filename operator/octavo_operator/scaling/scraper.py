@@ -74,7 +74,7 @@ class Scraper:
         await self._scrape_all(wanted)
 
     async def _scrape_all(self, pods: Iterable[Pod]) -> None:
-        ready = [pod for pod in pods if pod.ready and pod.status.pod_ip]
+        ready = [pod for pod in pods if pod.ready and pod.leads and pod.status.pod_ip]
         if self._session is not None:
             await asyncio.gather(*(self._scrape(self._session, pod) for pod in ready))
 

@@ -43,7 +43,7 @@ class Sleeper:
         awake = [llmd for llmd in found if any(True for _ in self._pods(llmd.key))]
         await self._scraper.freshen(pod for llmd in awake for pod in self._pods(llmd.key))
         for llmd in awake:
-            told = [self._told(pod) for pod in self._pods(llmd.key) if not pod.leaving]
+            told = [self._told(pod) for pod in self._pods(llmd.key) if pod.leads and not pod.leaving]
             self._activity.look(llmd.key, told, llmd.status.wake_requested, self._clock())
             if told and self.is_idle(llmd):
                 self._reconcile(llmd.key)

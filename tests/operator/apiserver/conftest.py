@@ -19,11 +19,13 @@ import yaml
 from e2e.cluster.control_plane import ControlPlane, free_ports
 
 ROOT = Path(__file__).parents[3]
-CRD = ROOT / "crds" / "llmdeployments.octavo.dev.yaml"
+CRDS = ROOT / "crds"
 ACCOUNT = ("octavo-system", "octavo-operator")
 PATHS = {
     "LLMDeployment": "/apis/octavo.dev/v1alpha1/namespaces/{}/llmdeployments",
     "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
+    "StatefulSet": "/apis/apps/v1/namespaces/{}/statefulsets",
+    "GroupScale": "/apis/octavo.dev/v1alpha1/namespaces/{}/groupscales",
     "Service": "/api/v1/namespaces/{}/services",
     "PersistentVolumeClaim": "/api/v1/namespaces/{}/persistentvolumeclaims",
     "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
@@ -124,9 +126,11 @@ def kube() -> Iterator[Kube]:
         found.wait(
             "the default namespace's account", lambda: found.http.get("/api/v1/namespaces/default").is_success
         )
-        assert found.kubectl("apply", "--server-side", "-f", str(CRD)).returncode == 0
+        assert found.kubectl("apply", "--server-side", "-f", str(CRDS)).returncode == 0
         path = PATHS["LLMDeployment"].format("default")
         found.wait("the resource's storage", lambda: found.http.get(path).is_success)
+        scales = PATHS["GroupScale"].format("default")
+        found.wait("the group scales' storage", lambda: found.http.get(scales).is_success)
         yield found
 
 
