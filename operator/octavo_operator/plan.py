@@ -65,8 +65,8 @@ def plan(
     `idle` says that the pods have had nothing to do for the resource's idleSeconds.
 
     `kept` are the slots of groups that stay as they are for now. `settled` are those whose last apply came
-    back in another shape (rewritten by the API server or a webhook) and that nobody has changed since: applying
-    them again would change nothing.
+    back in another shape (rewritten by the API server or a webhook) and that nobody has changed since:
+    applying them again would change nothing.
     """
     wanted = {slot_of(m, llmd.metadata.name): m for m in desired}
     uid = llmd.metadata.uid

@@ -42,6 +42,7 @@ CHILDREN = {
 APISERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
 CERTIFICATE = f"/api/v1/namespaces/{NAMESPACE}/secrets/octavo-metrics-tls"
 MERGE = {"Content-Type": "application/merge-patch+json"}
+TYPES = {"groupscales": {"apiVersion": "octavo.dev/v1alpha1", "kind": "GroupScale"}}
 GROUPS = {"parallelism": {"tensor": 2, "pods": 2}}
 AUTOSCALING = {"maxReplicas": 4, "queueDepth": 4}
 BY_THE_CLUSTER = {  # its own roles, to which the chart binds
@@ -261,7 +262,7 @@ class Story:
             name = f"taken-{kind}-0" if kind == "statefulsets" else f"taken-{kind}"
             meta = {"name": name, "namespace": "default"}
             spec = {k: v for k, v in found.get("spec", {}).items() if not k.startswith("clusterIP")}
-            body = {**({"spec": spec} if spec else {}), "metadata": meta}
+            body = {**TYPES.get(kind, {}), **({"spec": spec} if spec else {}), "metadata": meta}
             self._kube.post(base + kind, json=body).raise_for_status()
             self._kube.post(LLMDS, json=model(f"taken-{kind}", **of_kind(kind))).raise_for_status()
             wait(f"{kind} to be told", lambda k=kind: self.reason(f"taken-{k}") == "NameTaken")

@@ -184,7 +184,9 @@ async def test_what_is_there_at_the_start_is_known_once_synced(world: World) -> 
         assert world.pods("a") == []
     assert {r.headers["Authorization"] for r in world.server.requests} == {"Bearer secret"}
     slices = [r for r in world.server.requests if r.path.endswith("endpointslices")]
-    assert {r.query["labelSelector"] for r in slices} == {"octavo.dev/deployment"}
+    assert {r.query["labelSelector"] for r in slices} == {
+        "octavo.dev/deployment,!service.kubernetes.io/headless"
+    }
 
 
 async def test_a_list_of_many_pages_is_read_to_its_end(world: World) -> None:
