@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from octavo_operator.desired.children import children, wanted_template
@@ -124,3 +125,11 @@ def test_the_hpa_scales_the_number_of_groups(make: Any, defaults: Defaults) -> N
     target = found["HorizontalPodAutoscaler smollm2"]["spec"]["scaleTargetRef"]
     assert target == {"apiVersion": "octavo.dev/v1alpha1", "kind": "GroupScale", "name": "smollm2"}
     assert "replicas" not in found["GroupScale smollm2"]["spec"]
+
+
+def test_a_network_policy_lets_a_groups_pods_speak_to_each_other(make: Any, defaults: Defaults) -> None:
+    closed = msgspec.structs.replace(defaults, engine_clients=[{"podSelector": {}}])
+    spec = by_name(make(**PAIR), closed)["NetworkPolicy smollm2"]["spec"]
+    pods = {"podSelector": {"matchLabels": {"octavo.dev/deployment": "smollm2"}}}
+    assert {"from": [pods]} in spec["ingress"]
+    assert {"to": [pods]} in spec["egress"]
