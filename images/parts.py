@@ -165,7 +165,8 @@ UNUSED_ON_CPU = (
     "nvidia/nvshmem/lib/libnvshmem_device*",
     "nvidia/*/include",
 )
-ENGINE = Part("octavo-engine", "engine", ("engine", "models"), left_out=UNUSED_ON_CPU)
+# requirements/ray.lock is the engine with Ray: groups of pods need it.
+ENGINE = Part("octavo-engine", "engine", ("ray", "models"), left_out=UNUSED_ON_CPU)
 # Without libraries: a local cluster's nodes mount them from a folder of this machine, which takes no time.
-ENGINE_THIN = Part("octavo-engine-thin", "engine", ("engine", "models"), site_is_mounted=True)
+ENGINE_THIN = Part("octavo-engine-thin", "engine", ("ray", "models"), site_is_mounted=True)
 PARTS = {part.name: part for part in (OPERATOR, ROUTER, ENGINE, ENGINE_THIN)}

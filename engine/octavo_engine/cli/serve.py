@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from octavo_engine.cli.flags import add_engine_flags, engine_config
+from octavo_engine.cli.member import add_member_flags, run_member
 from octavo_engine.core_link import CoreProcess
 from octavo_engine.core_process import MODEL_RUNNER
 from octavo_engine.errors import ConfigError
@@ -66,6 +67,7 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     group.add_argument("--runner", default=MODEL_RUNNER, help=argparse.SUPPRESS)  # module:class, for tests
+    add_member_flags(parser)
     add_engine_flags(parser)
 
 
@@ -101,7 +103,10 @@ def server_options(arguments: argparse.Namespace) -> ServerOptions:
 
 
 def run_serve(arguments: argparse.Namespace) -> None:
-    """Serve until SIGTERM. Errors: :class:`EngineError`."""
+    """Serve until SIGTERM, or be another pod of a group. Errors: :class:`EngineError`."""
+    if arguments.node_rank:
+        run_member(arguments)
+        return
     logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     run_server(server_options(arguments), arguments.runner)
 
