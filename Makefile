@@ -88,6 +88,7 @@ bench: setup ## measure router, operator and engine on this machine, into bench/
 	$(BIN)/python bench/router.py --keep
 	$(BIN)/python -m bench.control_plane
 	$(BIN)/python -m bench.engine_cpu
+	$(BIN)/python -m bench.parallel_cpu
 	$(BIN)/python bench/render.py
 
 images: setup ## OCI archives of operator, router and engine, without Docker; prints their paths

@@ -30,6 +30,7 @@ from octavo_engine.messages import (
 )
 
 CoreState = Literal["loading", "ok", "hung", "dead"]
+_SILENT_SECONDS = 20  # a core that lives beats once a second
 _STOP_SECONDS = 1.0  # from Shutdown to SIGKILL
 
 
@@ -193,6 +194,8 @@ class OwnedCore(CoreClient):
         super().__init__(process.link)
         self.process = process
         self._tasks.append(asyncio.create_task(self._watch()))
+        if process.link.config.parallel.world_size > 1:
+            self._tasks.append(asyncio.create_task(self._end_if_silent()))
 
     def abort_client(self, client: int) -> None:
         """Free whatever an API process that is gone had asked for."""
@@ -214,6 +217,17 @@ class OwnedCore(CoreClient):
         error = CoreDied(self._fatal or _death_sentence(code))
         error.exit_code = code if code in (1, 2) else 1
         self.lose(error)
+
+    async def _end_if_silent(self) -> None:
+        """Rank 0, which watches over the others, is the core itself: when it hangs all must end."""
+        await self.ready
+        silent, seen = 0, self._beat_at
+        while silent < _SILENT_SECONDS:
+            await asyncio.sleep(1.0)
+            silent = silent + 1 if self._beat_at == seen else 0
+            seen = self._beat_at
+        self._fatal = f"The engine ended because rank 0 has not been heard of for {silent} seconds."
+        self.process.popen.kill()
 
     async def _last_words(self) -> None:
         """A core that ends on its own terms has sent why before it ended; let the reader get to it."""

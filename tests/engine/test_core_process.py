@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
 import pytest
 from tests.engine.server.running_server import FAKE, ROOT, UNLOADABLE
 
-from octavo_engine.config import EngineConfig, SchedulerConfig
+from octavo_engine import core_client
+from octavo_engine.config import EngineConfig, ParallelConfig, SchedulerConfig
 from octavo_engine.core_client import Mailbox, OwnedCore
 from octavo_engine.core_link import CoreProcess
 from octavo_engine.errors import CoreDied
@@ -101,3 +104,17 @@ async def test_a_core_whose_api_process_is_gone_ends_itself() -> None:
         core.process.popen.stdin.close()  # what the end of the API process does
         await asyncio.wait_for(core.died, 20)
         assert core.process.popen.returncode == 1
+
+
+async def test_a_core_of_several_ranks_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_client, "_SILENT_SECONDS", 4)
+    process = CoreProcess(msgspec.structs.replace(CONFIG, parallel=ParallelConfig(tensor=2)), FAKE)
+    core = OwnedCore(process)
+    try:
+        await asyncio.wait_for(core.ready, 20)
+        process.popen.send_signal(signal.SIGSTOP)
+        error = await asyncio.wait_for(core.died, 30)
+        assert str(error) == "The engine ended because rank 0 has not been heard of for 4 seconds."
+        assert error.exit_code == 1
+    finally:
+        await core.close()

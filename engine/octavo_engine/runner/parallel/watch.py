@@ -153,7 +153,9 @@ class Watch(threading.Thread):
         self._look_for_hang()
 
     def _look_for_hang(self) -> None:
-        stalled = min([self._stalled(), *(beat.stalled for beat in self._beats.values())], default=0.0)
+        if len(self._beats) < len(self._places):
+            return
+        stalled = min(self._stalled(), *(beat.stalled for beat in self._beats.values()))
         if stalled <= self.limit:
             return
         steps = min(beat.steps for beat in self._beats.values())

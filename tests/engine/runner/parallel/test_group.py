@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ from octavo_engine.engine import EngineCore
 from octavo_engine.errors import ConfigError, EngineError
 from octavo_engine.messages import AddRequest, Runner
 from octavo_engine.runner.model_runner import ModelRunner
+from octavo_engine.runner.parallel import watch
 from octavo_engine.runner.parallel.launcher import LocalLauncher
 from octavo_engine.runner.parallel.runner import ParallelRunner
 from octavo_engine.runner.parallel.wire import WorkerSpec
@@ -126,6 +128,14 @@ def test_a_rank_that_ends_while_nothing_runs_is_noticed(group: Group) -> None:
     os.kill(group.pid(1), signal.SIGTERM)  # ignored: the core decides
     os.kill(group.pid(1), signal.SIGKILL)
     assert group.told.wait(20)
+
+
+def test_a_rank_that_is_stopped_is_missed(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    group.runner.load()
+    monkeypatch.setattr(watch, "_SILENCE_SECONDS", 3.0)
+    os.kill(group.pid(1), signal.SIGSTOP)
+    assert group.told.wait(30)
+    assert re.search(r"rank 1 on .* has not been heard of for \d+ seconds", str(group.failures[0]))
 
 
 class NobodyLauncher(WarmLauncher):
