@@ -179,10 +179,10 @@ def _measure_mixed(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _start_core(arguments: argparse.Namespace) -> tuple[EngineCore, int]:
     """A core that is ready, and the size of its vocabulary."""
-    from octavo_engine.runner.model_runner import ModelRunner  # brings torch
+    from octavo_engine.runner.start import runner_for
 
     config = engine_config(arguments)
-    core = EngineCore(config, ModelRunner(config))
+    core = EngineCore(config, runner_for(config))
     return core, core.start().vocab_size
 
 

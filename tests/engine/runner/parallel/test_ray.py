@@ -11,23 +11,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.engine.runner.tiny_models import save
 from tests.engine.server.running_server import ROOT, RunningServer, free_port, until
-from tests.engine.server.tiny_model import VOCAB_SIZE, tiny_tokenizer
 
 from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig, ParallelConfig
+from octavo_engine.core_process import MODEL_RUNNER
 from octavo_engine.errors import ConfigError
 from octavo_engine.runner.parallel import ray_node
 from octavo_engine.runner.start import runner_for
-
-RUNNER = "octavo_engine.runner.start:runner_for"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    save("llama3", tmp_path, vocab_size=VOCAB_SIZE)
-    tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
-    return tmp_path
 
 
 @pytest.fixture
@@ -53,11 +43,11 @@ def joined(ray_port: int) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.timeout(300)
 def test_a_group_of_two_nodes_answers_and_ends_as_one(
-    folder: Path, ray_port: int, joined: subprocess.Popen[str]
+    served_folder: Path, ray_port: int, joined: subprocess.Popen[str]
 ) -> None:
     flags = ["-tp", "2", "--distributed-executor", "ray", "--ray-port", str(ray_port)]
     flags += ["--device", "cpu", "--dtype", "float32", "--num-gpu-blocks-override", "64"]
-    server = RunningServer(folder, *flags, runner=RUNNER)
+    server = RunningServer(served_folder, *flags, runner=MODEL_RUNNER)
     try:
         until(lambda: server.health() == (200, "ok") or server.process.poll() is not None, seconds=200)
         answer = server.client.post("/v1/completions", json={"prompt": "hello", "max_tokens": 4})
