@@ -18,6 +18,7 @@ class Activity:
     def __init__(self) -> None:
         self._since: dict[Key, float] = {}
         self._former: dict[Key, tuple[str, float]] = {}
+        self._words: dict[Key, str] = {}
 
     def look(self, key: Key, pods: Iterable[Values | None], wake: str, now: float) -> None:
         """Take in what all pods of a resource tell; None for one that is starting or does not answer.
@@ -32,6 +33,12 @@ class Activity:
             self._since[key] = now
         self._former[key] = present
 
+    def wake(self, key: Key, word: str, now: float) -> None:
+        """Begin anew at a new word: a request waits, and the pod that is started for it has not been seen."""
+        if word and word != self._words.get(key):
+            self._words[key] = word
+            self._since[key] = now
+
     def idle_seconds(self, key: Key, now: float) -> float:
         """0 for a resource that has not been looked at."""
         return now - self._since.get(key, now)
@@ -41,3 +48,4 @@ class Activity:
         kept = set(keys)
         self._since = {key: at for key, at in self._since.items() if key in kept}
         self._former = {key: former for key, former in self._former.items() if key in kept}
+        self._words = {key: word for key, word in self._words.items() if key in kept}

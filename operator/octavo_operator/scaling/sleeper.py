@@ -53,6 +53,7 @@ class Sleeper:
         autoscaling = llmd.spec.autoscaling
         if autoscaling is None or not _may_sleep(llmd):
             return False
+        self._activity.wake(llmd.key, llmd.status.wake_requested, self._clock())
         return self._activity.idle_seconds(llmd.key, self._clock()) >= autoscaling.idle_seconds
 
     def _told(self, pod: Pod) -> Values | None:

@@ -90,6 +90,7 @@ def test_it_sleeps_when_idle_and_wakes_when_called(kube: Any, operator: Any, bod
         return bool(status.get("wakeHandled") == status["wakeRequested"] == "first")
 
     kube.wait("the call marked as handled", handled)
+    assert replicas(kube, namespace) == 1, "the pod that starts is not taken for an idle one"
 
 
 def test_a_call_outlives_the_operator_and_sleep_does_too(kube: Any, operator: Any, body: Any) -> None:

@@ -47,6 +47,16 @@ def test_what_was_not_looked_at_is_not_idle() -> None:
     assert activity.idle_seconds(KEY, 1e9) == 0
 
 
+def test_a_word_wakes_once_and_before_any_look_at_the_pod_that_it_starts() -> None:
+    activity = Activity()
+    activity.look(KEY, [told()], "", 0)
+    activity.wake(KEY, "", 20)
+    assert activity.idle_seconds(KEY, 20) == 20
+    activity.wake(KEY, "w", 20)
+    activity.wake(KEY, "w", 30)
+    assert activity.idle_seconds(KEY, 30) == 10
+
+
 @given(
     st.lists(
         st.lists(st.one_of(st.none(), st.builds(told, st.integers(0, 3), st.just(0))), max_size=3), min_size=1
