@@ -13,8 +13,8 @@ TYPED := octavo_engine octavo_operator octavo_router e2e images manifests
 PURE := not model and not kernels and not apiserver and not cluster and not gpu and not servers
 ARGS ?=
 
-.PHONY: help setup demo demo-down test unit engine-test operator-test e2e lint fmt types contracts bench images \
-  manifests docs clean
+.PHONY: help setup demo demo-down test unit engine-test operator-test e2e e2e-gitops lint fmt types contracts bench \
+  images manifests docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name what; do \
@@ -65,7 +65,11 @@ operator-test: setup ## operator and chart on a real etcd and kube-apiserver
 
 e2e: setup ## the whole on a real two-node cluster, in a network namespace of its own
 	@$(BIN)/python -m e2e.prepare
-	unshare --net sh -c 'ip link set lo up && exec "$$0" "$$@"' $(BIN)/pytest e2e -q $(ARGS)
+	unshare --net sh -c 'ip link set lo up && exec "$$0" "$$@"' $(BIN)/pytest e2e -q --ignore=e2e/gitops $(ARGS)
+
+e2e-gitops: setup ## real Argo CD, which takes minutes to build, on the same cluster; not part of `make test`
+	@$(BIN)/python -m e2e.prepare argocd
+	unshare --net sh -c 'ip link set lo up && exec "$$0" "$$@"' $(BIN)/pytest e2e/gitops -q -s $(ARGS)
 
 lint: setup ## linters, and generated files against what they are made from
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""All that the e2e tests need of a network, since they run without one: `python -m e2e.prepare`."""
+"""All that the e2e tests need of a network, since they run without one: `python -m e2e.prepare [argocd]`."""
 
 import sys
 
@@ -6,6 +6,7 @@ from e2e.cluster.container_parts import container_parts
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.go_programs import linked_programs, program
 from e2e.installation import LocalImages
+from e2e.servers.argocd import argocd_parts
 from e2e.servers.processes import SERVERS
 from images.errors import BuildError
 
@@ -17,6 +18,8 @@ def main() -> None:
         linked_programs()
         for name in SERVERS:
             program(name)
+        if "argocd" in sys.argv:
+            argocd_parts()
         LocalImages.build()
     except (ClusterError, BuildError) as error:
         sys.exit(f"error: {error}")

@@ -21,31 +21,22 @@ from e2e.installation import NAMESPACE, LocalImages, install
 from e2e.killing import kill_container
 from e2e.kubectl import Kubectl
 from e2e.open_loop import Load, OpenLoop, Outcome, open_loop
+from e2e.paced_model import PACED
 from e2e.router_logs import ROUTERS, RouterLogs, router_logs
 from e2e.waiting import wait_for
-from images.base import CODE, MOUNTED_SITE
 
 RATE = 8.0  # streams a second
 TOKENS = 80  # at four a second: 20 s
 HEARD_SECONDS = 1.0  # from a pod's deletion to the last request that a router sends it
 PODS = "octavo.dev/deployment=steady"
 LEAVING = '{.status.podIP} {.metadata.deletionTimestamp}{"\\n"}'
-PACED = Path(__file__).with_name("paced")
 SPEC = {
+    **PACED,
     "replicas": 4,
     "drainSeconds": 60,
     "rollout": {"maxSurge": "100%"},
     "routing": {"policy": "least-load"},
     "resources": {"cpu": "50m", "memory": "1Gi"},
-    "engine": {
-        "maxNumSeqs": 256,
-        "extraArgs": ["--runner=paced_runner:PacedRunner"],
-        "env": [{"name": "PYTHONPATH", "value": f"/paced:{CODE}:{MOUNTED_SITE}"}],
-    },
-    "podTemplate": {
-        "volumes": [{"name": "paced", "hostPath": {"path": str(PACED), "type": "Directory"}}],
-        "volumeMounts": [{"name": "paced", "mountPath": "/paced", "readOnly": True}],
-    },
 }
 QUICKLY = {
     "scaleDown": {
