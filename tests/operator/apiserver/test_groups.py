@@ -43,7 +43,7 @@ def test_a_group_is_made_and_is_ready_as_one(kube: Any, operator: Any, body: Any
     report(kube, namespace, 0, ready=1)
     report(kube, namespace, 0, ready=2)
     kube.wait_reason(namespace, "smollm2", "AllPodsReady")
-    listed = kube.kubectl("get", "llmd", "-n", namespace).stdout.splitlines()
+    listed = kube.kubectl("get", "llmd", "-o", "wide", "-n", namespace).stdout.splitlines()
     assert listed[0].split()[:4] == ["NAME", "MODEL", "READY", "PODS"]
     assert listed[1].split()[2:4] == ["1/1", "2"]
 
