@@ -26,6 +26,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "without the metrics API": ("metricsApi.enabled=false",),
     "without the router": ("router.enabled=false",),
     "with API keys": ("router.apiKeys.enabled=true",),
+    "with KEDA and an adapter": (
+        'scaling.keda.models=[{"name": "llama", "maxReplicas": 8}]',
+        "scaling.prometheusAdapter.enabled=true",
+    ),
     "with network policies": ("networkPolicy.enabled=true",),
     "with monitoring": tuple(f"monitoring.{part}.enabled=true" for part in ("monitors", "rules", "board")),
 }
