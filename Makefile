@@ -10,11 +10,11 @@ PINS := requirements/dev.lock requirements/models.lock
 STAMP := .venv/.made-from-$(shell cat pyproject.toml $(PINS) | sha256sum | cut -c1-16)
 UV := $(shell sed -n 's/^uv==\([0-9.]*\).*/uv==\1/p' requirements/dev.lock)
 TYPED := octavo_engine octavo_operator octavo_router e2e images manifests
-PURE := not model and not kernels and not apiserver and not cluster and not gpu and not servers
+PURE := not model and not kernels and not apiserver and not cluster and not gpu and not servers and not browser
 ARGS ?=
 
-.PHONY: help setup demo demo-down test unit engine-test operator-test e2e e2e-gitops lint fmt types contracts bench \
-  images manifests docs clean
+.PHONY: help setup demo demo-down test unit engine-test operator-test browser-test e2e e2e-gitops lint fmt types \
+  contracts bench images manifests docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name what; do \
@@ -48,7 +48,7 @@ demo: setup ## a real cluster, Octavo on it, a real model and its streamed answe
 demo-down: setup ## remove all that the demo made
 	@$(BIN)/python -m e2e.demo down
 
-test: lint types contracts unit engine-test operator-test e2e ## everything
+test: lint types contracts unit engine-test operator-test browser-test e2e ## everything
 
 unit: setup ## unit tests of all parts
 	$(BIN)/pytest tests -q -n 2 -m "$(PURE)" $(ARGS)
@@ -62,6 +62,9 @@ engine-test: setup ## kernels in the interpreter, the engine with the real model
 operator-test: setup ## operator and chart on a real etcd and kube-apiserver
 	@$(BIN)/python -m e2e.cluster binaries >/dev/null
 	$(BIN)/pytest tests -q -m apiserver $(ARGS)
+
+browser-test: setup ## the router's page in a headless Chromium from Debian
+	$(BIN)/pytest tests -q -m browser $(ARGS)
 
 e2e: setup ## the whole on a real two-node cluster, in a network namespace of its own
 	@$(BIN)/python -m e2e.prepare

@@ -1,4 +1,4 @@
-"""The admin port: /healthz, /readyz, /metrics. Not on the data path."""
+"""The admin port: /healthz, /readyz, /metrics, and the page for people. Not on the data path."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Response
+from fastapi.responses import HTMLResponse
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
@@ -20,6 +22,8 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from octavo_router.metrics import Figures, RouterCollector
+from octavo_router.overview import Overview
+from octavo_router.page import HEADERS, HTML, Page
 from octavo_router.settings import Settings
 
 log = logging.getLogger("octavo.router")
@@ -51,6 +55,19 @@ def create_app(figures: Callable[[], Figures], unready: Ailment, broken: Ailment
     return app
 
 
+def add_page(app: FastAPI, page: Page) -> None:
+    """Serves the page at `/`."""
+
+    @app.get("/")
+    async def html() -> Response:
+        return HTMLResponse(HTML, headers=HEADERS)
+
+    @app.get("/page.json")
+    async def document(response: Response) -> dict[str, Any]:
+        response.headers.update(HEADERS)
+        return page.document()
+
+
 def _verdict(ailment: str | None, response: Response) -> dict[str, str]:
     if ailment is None:
         return {"status": "ok"}
@@ -79,11 +96,20 @@ def admin_socket(settings: Settings) -> socket.socket:
 
 @contextlib.asynccontextmanager
 async def administered(
-    settings: Settings, figures: Callable[[], Figures], unready: Ailment, broken: Ailment
+    settings: Settings,
+    figures: Callable[[], Figures],
+    models: Callable[[], Overview],
+    unready: Ailment,
+    broken: Ailment,
 ) -> AsyncIterator[None]:
     """Serves the admin port. Raises OSError when the address cannot be had."""
     listening = admin_socket(settings)
-    server = admin_server(create_app(figures, unready, broken))
+    app, page = create_app(figures, unready, broken), Page(models)
+    server = admin_server(app)
+    watching = None
+    if settings.page:
+        add_page(app, page)
+        watching = asyncio.create_task(page.run())
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     log.info("health and metrics on port %d", listening.getsockname()[1])
     try:
@@ -91,3 +117,6 @@ async def administered(
     finally:
         server.should_exit = True
         await serving
+        if watching is not None:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from octavo_router.metrics import Snapshot
+from octavo_router.overview import Overview
 
 ASK = b"?"
 _LENGTH = struct.Struct("!I")
@@ -24,11 +25,12 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """Why a worker is unready or broken, if it is, and its figures."""
+    """Why a worker is unready or broken, if it is, its figures, and for the page its models."""
 
     unready: str | None
     broken: str | None
     figures: Snapshot
+    models: Overview = {}
 
 
 _decode_state = msgspec.msgpack.Decoder(State).decode

@@ -20,6 +20,7 @@ from octavo_router.keys import Keyring
 from octavo_router.kubeconfig import load_access
 from octavo_router.loads import asking_loads
 from octavo_router.metrics import Figures
+from octavo_router.overview import overview
 from octavo_router.proxy.gateway import Gateway
 from octavo_router.proxy.pool import Pool
 from octavo_router.registry import Registry, make_registry
@@ -49,7 +50,11 @@ class Service:
         registry = make_registry(self._settings, self._figures, pool.withdraw)
         gateway = Gateway(self._settings, registry, pool, self._figures, self._keyring)
         self._listen_for_signals()
-        async with self._discovering(registry), self._administered(), asking_loads(self._settings, registry):
+        async with (
+            self._discovering(registry),
+            self._administered(registry),
+            asking_loads(self._settings, registry),
+        ):
             port = await gateway.start()
             _calm_collector()
             log.info("serving on %s:%d", self._settings.host, port)
@@ -71,21 +76,28 @@ class Service:
             log.warning("%g s were not enough: cut what still ran", self._settings.drain_timeout)
 
     @contextlib.asynccontextmanager
-    async def _administered(self) -> AsyncIterator[None]:
+    async def _administered(self, registry: Registry) -> AsyncIterator[None]:
         """Serves the admin port, or answers the supervisor that does."""
         if self._channel is None:
-            async with administered(self._settings, lambda: self._figures, self._unready, self._broken):
+            async with administered(
+                self._settings,
+                lambda: self._figures,
+                lambda: overview(registry.routes()),
+                self._unready,
+                self._broken,
+            ):
                 yield
             return
-        answering = asyncio.create_task(answer(self._channel, self._state))
+        answering = asyncio.create_task(answer(self._channel, lambda: self._state(registry)))
         answering.add_done_callback(lambda _: self._told.set())
         try:
             yield
         finally:
             answering.cancel()
 
-    def _state(self) -> State:
-        return State(self._unready(), self._broken(), self._figures.snapshot())
+    def _state(self, registry: Registry) -> State:
+        models = overview(registry.routes()) if self._settings.page else {}
+        return State(self._unready(), self._broken(), self._figures.snapshot(), models)
 
     @contextlib.asynccontextmanager
     async def _discovering(self, registry: Registry) -> AsyncIterator[None]:

@@ -22,6 +22,7 @@ class Settings(BaseModel):
     port: int = Field(8000, ge=0, le=65535, description="port of the OpenAI API; 0 picks a free one")
     admin_port: int = Field(8081, ge=0, le=65535, description="port of /healthz, /readyz and /metrics")
     workers: int = Field(1, ge=1, le=256, description="processes that share the port, one a core")
+    page: bool = Field(False, description="serve a read-only page for people at / of the admin port")
     watch_namespaces: tuple[str, ...] = Field(
         (), description="namespaces to watch, comma-separated; empty: all"
     )

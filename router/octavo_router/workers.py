@@ -21,6 +21,7 @@ from pathlib import Path
 from octavo_router.admin import administered
 from octavo_router.channel import ASK, Start, State, read_state, start_line
 from octavo_router.metrics import Figures, Snapshot, without_gauges
+from octavo_router.overview import Overview, added_up
 from octavo_router.settings import Settings
 
 log = logging.getLogger("octavo.router")
@@ -98,7 +99,7 @@ class Supervisor:
             )
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, self._leave)
-            async with administered(self._settings, self.figures, self._unready, self._broken):
+            async with administered(self._settings, self.figures, self._models, self._unready, self._broken):
                 log.info("serving on %s:%d with %d workers", self._settings.host, port, len(self._workers))
                 await asyncio.gather(*(self._keep(number, start) for number in range(len(self._workers))))
         return self._code
@@ -112,6 +113,9 @@ class Supervisor:
         total.synced = len(states) == len(self._workers) and all(s.figures["synced"] for s in states)
         total.workers = len(states)
         return total
+
+    def _models(self) -> Overview:
+        return added_up(w.state.models for w in self._workers if w is not None and w.state is not None)
 
     async def _keep(self, number: int, start: Start) -> None:
         """Keeps one worker running."""

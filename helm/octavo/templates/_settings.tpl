@@ -38,6 +38,7 @@
 {{ include "octavo.sharedEnv" . }}
 - {name: OCTAVO_WORKERS, value: {{ .Values.router.workers | quote }}}
 - {name: OCTAVO_POLICY, value: {{ .Values.router.policy | quote }}}
+- {name: OCTAVO_PAGE, value: {{ .Values.router.page | quote }}}
 - {name: OCTAVO_API_KEYS, value: {{ .Values.router.apiKeys.enabled | quote }}}
 - {name: OCTAVO_MAX_BODY_BYTES, value: {{ .Values.router.maxBodyBytes | int64 | quote }}}
 - {name: OCTAVO_ACCESS_LOG, value: {{ .Values.router.accessLog | quote }}}
