@@ -181,7 +181,7 @@ class ApiCluster:
         policy = "Foreground" if write.awaits else "Background"
         options = {"propagationPolicy": policy, "preconditions": {"uid": write.uid}}
         try:
-            path = CHILDREN[write.kind].path(*write.key)
+            path = {**CHILDREN, POD.name: POD}[write.kind].path(*write.key)
             await self._client.request("DELETE", path, kind=write.kind, body=options)
         except NotFoundError:
             return

@@ -3,13 +3,13 @@
 A group whose pod template has changed is replaced whole: it is deleted, and made anew when its pods are gone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from octavo_operator.api import LLMDeployment
-from octavo_operator.names import group_name
-from octavo_operator.observed import Child, Children, DeploymentStatus
+from octavo_operator.names import GROUP_LABEL, group_name
+from octavo_operator.observed import Child, Children, DeploymentStatus, Pod
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -96,6 +96,13 @@ def sets_of(llmd: LLMDeployment, observed: Children) -> dict[int, Child]:
         if child.key[1] == group_name(llmd.metadata.name, int(index)):
             found[int(index)] = child
     return found
+
+
+def companions(pods: Iterable[Pod]) -> list[Pod]:
+    """Pods of groups that another pod is leaving: they go with it, so that the leader drains in time."""
+    found = [pod for pod in pods if GROUP_LABEL in pod.labels]
+    broken = {pod.labels[GROUP_LABEL] for pod in found if pod.leaving}
+    return [pod for pod in found if not pod.leaving and pod.labels[GROUP_LABEL] in broken]
 
 
 def workload(llmd: LLMDeployment, observed: Children, template: str) -> Child | None:

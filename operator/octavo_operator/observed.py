@@ -204,6 +204,7 @@ class Pod(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     name: str
     namespace: str
     deployment: str
+    uid: str = ""
     version: int = 0
     template: str = ""
     leaving: bool = False
@@ -246,6 +247,7 @@ def decode_pod(data: bytes | msgspec.Raw) -> Pod:
         name=meta.name,
         namespace=meta.namespace,
         deployment=meta.labels.get(DEPLOYMENT_LABEL, ""),
+        uid=meta.uid,
         version=int(meta.resource_version),
         template=meta.annotations.get(TEMPLATE_ANNOTATION, ""),
         leaving=meta.deletion_timestamp is not None,

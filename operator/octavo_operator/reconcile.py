@@ -17,11 +17,11 @@ from octavo_operator.desired.meta import Defaults
 from octavo_operator.downloads import Downloads
 from octavo_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError
 from octavo_operator.events import Recorder, Type
-from octavo_operator.groups import chosen, workload
+from octavo_operator.groups import chosen, companions, workload
 from octavo_operator.image_volumes import lost_volume
 from octavo_operator.names import FIELD_MANAGER, Key, group_name
 from octavo_operator.observed import Child, slot
-from octavo_operator.plan import Apply, Plan, compared, plan
+from octavo_operator.plan import Apply, Delete, Plan, compared, plan
 from octavo_operator.store import Store
 from octavo_operator.telemetry import Telemetry
 
@@ -84,6 +84,10 @@ class Reconciler:
         settled = self._settled_slots(observed.values())
         kept = frozenset(slot("StatefulSet", group_name(key[1], index), key[1]) for index in choice.kept)
         todo = plan(llmd, desired, observed, settled, self._is_idle(llmd), kept)
+        with_them = tuple(
+            Delete("Pod", (pod.namespace, pod.name), pod.uid) for pod in companions(self._cluster.pods(key))
+        )
+        todo = msgspec.structs.replace(todo, deletes=todo.deletes + with_them)
         blockers = await self._act(llmd, todo)
         deployment = self._cluster.children(key).get("Deployment")
         blockers += lost_volume(llmd, self._defaults.image_volumes, deployment)

@@ -243,11 +243,24 @@ class Story:
         wait("no Deployment", lambda: self._leaves("deployments"))
         path = f"{CHILDREN['statefulsets']}statefulsets/all-0"
         wait("a group", lambda: self._kube.get(path).is_success)
+        self._loses_a_member(self._kube.get(path).json()["spec"]["template"])
         body = {"spec": {"parallelism": None}}
         self._kube.patch(f"{LLMDS}/all", json=body, headers=MERGE).raise_for_status()
         for kind, name in (("statefulsets", "all-0"), ("groupscales", "all"), ("services", "all-members")):
             wait(f"no {kind}", lambda k=kind, n=name: self._leaves(k, n))
         wait("a Deployment", lambda: not self._leaves("deployments"))
+
+    def _loses_a_member(self, template: dict[str, Any]) -> None:
+        accounts, pods = "/api/v1/namespaces/default/serviceaccounts", "/api/v1/namespaces/default/pods"
+        account = {"metadata": {"name": template["spec"]["serviceAccountName"]}}
+        self._kube.post(accounts, json=account).raise_for_status()
+        for name, finalizers in (("all-0-0", []), ("all-0-1", ["test/held"])):
+            meta = {**template["metadata"], "name": name, "finalizers": finalizers}
+            self._kube.post(pods, json={**template, "metadata": meta}).raise_for_status()
+        self._kube.delete(f"{pods}/all-0-1").raise_for_status()
+        wait("no leader", lambda: self._kube.get(f"{pods}/all-0-0").status_code == 404)
+        held = {"metadata": {"finalizers": None}}
+        self._kube.patch(f"{pods}/all-0-1", json=held, headers=MERGE).raise_for_status()
 
     def _leaves(self, kind: str, name: str = "all") -> bool:
         """Some have a finalizer, which nobody takes away where no controllers run."""

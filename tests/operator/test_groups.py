@@ -13,7 +13,7 @@ from octavo_operator.causes import worst_member
 from octavo_operator.conditions import Seen, status_of
 from octavo_operator.desired.children import children, wanted_template
 from octavo_operator.desired.meta import Defaults, Manifest
-from octavo_operator.groups import Choice, Group, choose, chosen, part_of, wanted_groups, workload
+from octavo_operator.groups import Choice, Group, choose, chosen, companions, part_of, wanted_groups, workload
 from octavo_operator.observed import Child, Pod, PodStatus, decode_child
 from octavo_operator.plan import plan
 
@@ -200,3 +200,14 @@ def test_a_wrong_setting_of_any_member_is_final(make: Any, defaults: Defaults) -
     ]
     cause = worst_member(pods)
     assert cause is not None and cause.final and cause.message == "--max-model-len is too large"
+
+
+def test_the_others_go_with_a_pod_that_leaves_its_group() -> None:
+    def of(group: str, number: int, leaving: bool = False) -> Pod:
+        labels = {"octavo.dev/group": group}
+        name = f"{group}-{number}"
+        return Pod(name=name, namespace="d", deployment="n", labels=labels, leaving=leaving)
+
+    single = Pod(name="single", namespace="d", deployment="n", leaving=True)
+    pods = [of("a", 0), of("a", 1, leaving=True), of("a", 2), of("b", 0), single]
+    assert [pod.name for pod in companions(pods)] == ["a-0", "a-2"]

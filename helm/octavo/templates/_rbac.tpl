@@ -33,7 +33,7 @@
   verbs: [get, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [watch]
+  verbs: [watch, delete]
 - apiGroups: [""]
   resources: [events]
   verbs: [create, patch]
