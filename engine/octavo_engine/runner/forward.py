@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from octavo_engine.messages import (
@@ -27,6 +29,9 @@ from octavo_engine.runner.sampling_batch import SamplingBatch
 from octavo_engine.sampling_params import SamplingParams
 
 NO_TOKEN = -1
+
+PromptEntries = dict[int, list[TokenLogprobs]]
+"""By sequence id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,8 @@ class StepExecutor:
             self.pipe.send(hidden)
             return StepResult(step.step_id, [], refused)
         sampled = self._sample(hidden, inputs, step.sequences)
-        tokens = self._with_prompt_logprobs(hidden, inputs, step.sequences, sampled.tokens)
+        prompts = self.prompt_entries(hidden, inputs.last_tokens, step.sequences)
+        tokens = with_prompts(sampled.tokens, prompts)
         sound = [token for token in tokens if token.seq_id not in refused]
         return StepResult(step.step_id, sound, sampled.failed | refused)
 
@@ -99,32 +105,31 @@ class StepExecutor:
             self.rows.put_token(step.seq_id, step.num_computed_tokens + step.num_new_tokens, token)
         return sampled
 
-    def _with_prompt_logprobs(
-        self,
-        hidden: Tensor,
-        inputs: ForwardInputs,
-        steps: list[SequenceStep],
-        tokens: list[SampledToken],
-    ) -> list[SampledToken]:
-        """Adds the prompt's log probabilities; a chunk that samples nothing reports them with token -1."""
+    def prompt_entries(
+        self, hidden: Tensor, last_tokens: NDArray[np.int64], steps: list[SequenceStep]
+    ) -> PromptEntries:
+        """The prompts' log probabilities that a step's hidden states give; waits for the device."""
         asking = [i for i, step in enumerate(steps) if self.rows.wants_prompt_logprobs(step.seq_id)]
-        if not asking:
-            return tokens
-        by_id = {token.seq_id: token for token in tokens}
-        for i in asking:
-            entries = self._prompt_logprobs(hidden, int(inputs.last_tokens[i]), steps[i])
-            if entries:
-                sampled = by_id.get(steps[i].seq_id, SampledToken(steps[i].seq_id, NO_TOKEN))
-                by_id[steps[i].seq_id] = SampledToken(
-                    sampled.seq_id, sampled.token_id, sampled.logprobs, entries
-                )
-        return list(by_id.values())
+        return {
+            steps[i].seq_id: entries
+            for i in asking
+            if (entries := self._prompt_logprobs(hidden, int(last_tokens[i]), steps[i]))
+        }
 
     def _prompt_logprobs(self, hidden: Tensor, last: int, step: SequenceStep) -> list[TokenLogprobs]:
         first = step.num_computed_tokens + 1
         targets = self.rows.prompt(step.seq_id)[first : first + step.num_new_tokens]
         states = hidden[last + 1 - step.num_new_tokens :][: len(targets)]
         return prompt_logprobs(self.model.logits, states, targets, self.rows.prompt_logprobs(step.seq_id))
+
+
+def with_prompts(tokens: list[SampledToken], prompts: PromptEntries) -> list[SampledToken]:
+    """Adds the prompts' log probabilities; a chunk that samples nothing reports them with token -1."""
+    by_id = {token.seq_id: token for token in tokens}
+    for seq_id, entries in prompts.items():
+        sampled = by_id.get(seq_id, SampledToken(seq_id, NO_TOKEN))
+        by_id[seq_id] = SampledToken(seq_id, sampled.token_id, sampled.logprobs, entries)
+    return list(by_id.values())
 
 
 def _unknown_token(start: SequenceStart, vocab_size: int) -> str | None:

@@ -18,7 +18,7 @@ from octavo_engine.sampling_params import SamplingParams
 
 _COLDEST = 1e-30
 # What a row asks of sampling, as bits of ``DeviceRows.asks``.
-CHANGES, FILTERS, RANKING, PROMPT_RANKING = 1, 2, 4, 8
+CHANGES, FILTERS, RANKING = 1, 2, 4
 
 
 class DeviceRows:
@@ -118,5 +118,4 @@ def _asks(params: SamplingParams) -> int:
     filters = params.temperature > 0 and (params.top_k > 0 or params.top_p < 1 or params.min_p > 0)
     asked = CHANGES if changes_logits(params) else 0
     asked |= FILTERS if filters else 0
-    asked |= RANKING if params.logprobs is not None else 0
-    return asked | (PROMPT_RANKING if params.prompt_logprobs is not None else 0)
+    return asked | (RANKING if params.logprobs is not None else 0)

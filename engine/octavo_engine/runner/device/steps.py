@@ -1,13 +1,13 @@
 """Steps on a GPU: launched without waiting for anything, so that the next one is prepared meanwhile.
 
 Sampled tokens stay on the device and feed the next step; the host learns of them when it collects. Only a
-prompt's log probabilities take the reference's way, which waits.
+step that tells a prompt's log probabilities waits for them.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from octavo_engine.messages import SampledToken, SequenceStep, StepInput, StepRe
 from octavo_engine.runner.device.chunks import ChunkGraphs
 from octavo_engine.runner.device.decode import DecodeBatch, DecodeGraphs
 from octavo_engine.runner.device.ranked import RankedOnTheWay, rank_sampled
-from octavo_engine.runner.device.rows import CHANGES, FILTERS, PROMPT_RANKING, RANKING, DeviceRows
-from octavo_engine.runner.forward import StepExecutor
+from octavo_engine.runner.device.rows import CHANGES, FILTERS, RANKING, DeviceRows
+from octavo_engine.runner.forward import PromptEntries, StepExecutor, with_prompts
 from octavo_engine.runner.kernels.triton.sampling import sample
 from octavo_engine.runner.kernels.upload import upload
 from octavo_engine.runner.sampler import NOT_A_NUMBER
@@ -37,6 +37,7 @@ class _Launched:
     refused: dict[int, str]
     done: torch.cuda.Event | None
     ranked: RankedOnTheWay | None = None
+    prompts: PromptEntries = field(default_factory=dict)
     result: StepResult | None = None
 
 
@@ -65,8 +66,6 @@ class DeviceSteps:
         if not step.sequences:
             result = StepResult(step.step_id, [], refused)
             self._launched.append(_Launched(step.step_id, [], torch.empty(0), refused, None, result=result))
-        elif self._asked(index) & PROMPT_RANKING:
-            self._launched.append(self._run_reference(step, refused))
         else:
             self._launched.append(self._run(step, index, refused))
 
@@ -93,12 +92,14 @@ class DeviceSteps:
         ends = np.array([s.num_computed_tokens + s.num_new_tokens for s in sampling], dtype=np.int64)
         places = upload(np.stack([index, ends]), self._device)
         replay = self._all_decodes(steps, sampling, index)
-        hidden = self._decode(places) if replay else self._forward(steps)
+        hidden, prompts = (self._decode(places), {}) if replay else self._forward(steps)
         self._executor.rows.put_tokens(index, ends, _IN_FLIGHT)
         if not self._executor.pipe.last:
             return self._to_host(step.step_id, [], places, refused, None)
         tokens, ranked = self._sample(hidden, places, index) if sampling else (places, None)
-        return self._to_host(step.step_id, sampling, tokens, refused, ranked)
+        launched = self._to_host(step.step_id, sampling, tokens, refused, ranked)
+        launched.prompts = {seq_id: found for seq_id, found in prompts.items() if seq_id not in refused}
+        return launched
 
     def _all_decodes(
         self, steps: list[SequenceStep], sampling: list[SequenceStep], index: NDArray[np.int64]
@@ -120,8 +121,8 @@ class DeviceSteps:
         self._executor.pipe.send(hidden)
         return hidden
 
-    def _forward(self, steps: list[SequenceStep]) -> Tensor:
-        """Hidden states of the tokens after which something is sampled."""
+    def _forward(self, steps: list[SequenceStep]) -> tuple[Tensor, PromptEntries]:
+        """Hidden states of the tokens after which something is sampled, and what prompts want to know."""
         executor = self._executor
         layout = executor.inputs.lay_out(executor.rows, steps)
         size, count = self._chunks.padded(layout), len(layout.token_ids)
@@ -139,7 +140,10 @@ class DeviceSteps:
         hidden = executor.model(inputs, executor.cache.layers) if size is None else self._chunks.run(size)
         executor.pipe.send(hidden[:count])
         chosen = [i for i, step in enumerate(steps) if step.sample]
-        return hidden.index_select(0, upload(layout.last_tokens[chosen], self._device))
+        sampled = hidden.index_select(0, upload(layout.last_tokens[chosen], self._device))
+        if not executor.pipe.last:
+            return sampled, {}
+        return sampled, executor.prompt_entries(hidden[:count], layout.last_tokens, steps)
 
     def _sample(
         self, hidden: Tensor, places: Tensor, index: NDArray[np.int64]
@@ -170,18 +174,6 @@ class DeviceSteps:
         done.record()
         return _Launched(step_id, sampling, host, refused, done, ranked)
 
-    def _run_reference(self, step: StepInput, refused: dict[int, str]) -> _Launched:
-        """Waits for all steps before, as the reference reads every token of a sequence on the host."""
-        for launched in self._launched:
-            self._resolve(launched)
-        executor = self._executor
-        result = executor.compute(step, refused)
-        index = executor.rows.indices([s.seq_id for s in step.sequences if s.sample])
-        ends = [s.num_computed_tokens + s.num_new_tokens for s in step.sequences if s.sample]
-        tokens = executor.rows.token_ids[index, ends].astype(np.int64)
-        self._rows.put_tokens(*upload(np.stack([index, tokens]), self._device))
-        return _Launched(step.step_id, [], torch.empty(0), refused, None, result=result)
-
     def _resolve(self, launched: _Launched) -> StepResult:
         """Wait for a step and make its tokens known to the host's rows."""
         if launched.result is None:
@@ -201,4 +193,4 @@ class DeviceSteps:
                 failed.setdefault(step.seq_id, NOT_A_NUMBER)
             elif step.seq_id not in refused:
                 sampled.append(SampledToken(step.seq_id, token, logprobs.get(place)))
-        return StepResult(launched.step_id, sampled, failed)
+        return StepResult(launched.step_id, with_prompts(sampled, launched.prompts), failed)

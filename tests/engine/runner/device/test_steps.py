@@ -18,7 +18,6 @@ from octavo_engine.messages import AddRequest, SequenceStart, SequenceStep, Step
 from octavo_engine.runner import model_runner
 from octavo_engine.runner.device import chunks
 from octavo_engine.runner.device.decode import graph_sizes
-from octavo_engine.runner.device.steps import DeviceSteps
 from octavo_engine.runner.kernels.triton.table import triton_operators
 from octavo_engine.runner.model_runner import ModelRunner
 from octavo_engine.sampling_params import SamplingParams
@@ -126,6 +125,13 @@ def test_a_seeded_sequence_draws_the_same_in_any_batch(
     double = Driver(device_runner(folder, monkeypatch, device)).generate([other, tokens], params, 5)
     assert single[0].output == double[1].output
     assert len(set(single[0].output)) > 1
+    driver = Driver(device_runner(folder, monkeypatch, device))
+    seeded = driver.add(tokens, params)
+    driver.finish_prompts([seeded], chunk=6)
+    driver.step((seeded, 1), (driver.add(other, SamplingParams(prompt_logprobs=2)), 5))
+    for _ in range(3):
+        driver.step((seeded, 1))
+    assert seeded.output == single[0].output, "prompt log probabilities of another draw nothing anew"
 
 
 def test_steps_run_ahead_of_what_the_host_knows(runner: ModelRunner, folder: Path) -> None:
@@ -158,13 +164,12 @@ PICKY = SamplingParams(
 
 
 def test_a_sequence_that_asks_for_more_shares_steps_and_nobody_waits(
-    runner: ModelRunner, folder: Path, monkeypatch: pytest.MonkeyPatch
+    runner: ModelRunner, folder: Path
 ) -> None:
-    """Penalties, bias and log probabilities on the device; the reference has no part in it."""
+    """Penalties, bias and log probabilities on the device."""
     tokens, driver = prompt(6, seed=4), Driver(runner)
     expected = Driver(loaded_runner(folder)).generate([tokens], PICKY, 4)[0].sampled
     plain_expected = alone(folder, tokens, GREEDY, 7)
-    monkeypatch.setattr(DeviceSteps, "_run_reference", lambda *_: pytest.fail("the reference was asked"))
     plain, picky = driver.add(tokens), driver.add(tokens, PICKY)
     driver.finish_prompts([plain], chunk=6)
     for _ in range(2):
@@ -197,9 +202,7 @@ def test_penalties_count_tokens_that_the_host_does_not_know_yet(runner: ModelRun
     assert found == alone(folder, tokens, strict, 3)
 
 
-def test_prompt_log_probabilities_take_the_references_way_and_penalties_go_on_after_it(
-    runner: ModelRunner, folder: Path
-) -> None:
+def test_prompt_log_probabilities_are_told_beside_penalties(runner: ModelRunner, folder: Path) -> None:
     asking = SamplingParams(temperature=0.0, prompt_logprobs=1)
     tokens, driver = prompt(6, seed=4), Driver(runner)
     picky, other = driver.add(tokens, PICKY), driver.add(tokens, asking)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given as given_that
+from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -205,6 +206,7 @@ def test_keys_of_few_chunks_are_split(
     check(case, device, pieces=pieces)
 
 
+@settings(deadline=None)
 @given_that(
     st.lists(st.tuples(st.integers(1, 60), st.integers(0, 3000)), min_size=1, max_size=9),
     st.integers(1, 16),
