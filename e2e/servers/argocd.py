@@ -12,6 +12,7 @@ from e2e.cluster.container_parts import debian_release, unpack
 from e2e.cluster.go_programs import BUILDS, program
 from e2e.kubectl import Kubectl
 from e2e.servers.processes import free_port
+from e2e.waiting import wait_for
 from images.cache import key_of, made_once
 from images.commands import run
 
@@ -127,9 +128,8 @@ def _install(kubectl: Kubectl, config: Sequence[Path]) -> None:
     crds = Path(source, "manifests", "crds")
     for name in ("application-crd.yaml", "appproject-crd.yaml"):
         kubectl("apply", "--server-side", "-f", str(crds / name))
-    kubectl(
-        "wait", "--for=condition=Established", "crd/applications.argoproj.io", "crd/appprojects.argoproj.io"
-    )
+    kinds = ("api-resources", "--api-group=argoproj.io", "-o", "name")
+    wait_for("Argo CD's kinds", lambda: len(kubectl(*kinds).split()) == 2)
     kubectl("create", "namespace", NAMESPACE)
     kubectl.apply(*BASICS, namespace=NAMESPACE)
     for path in config:
