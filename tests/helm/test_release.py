@@ -11,9 +11,11 @@ import pytest
 import yaml
 from e2e.cluster.control_plane import ControlPlane
 from e2e.cluster.go_programs import program
+from e2e.waiting import wait_for
 
 CHART = Path(__file__).parents[2] / "helm" / "octavo"
 CRD = "customresourcedefinition/llmdeployments.octavo.dev"
+GROUPS_CRD = "customresourcedefinition/groupscales.octavo.dev"
 MODEL = {
     "apiVersion": "octavo.dev/v1alpha1",
     "kind": "LLMDeployment",
@@ -59,7 +61,7 @@ def release(helm: Run, kubectl: Run) -> Iterator[None]:
     kubectl("apply", "--server-side", "-f", "-", given=json.dumps(MODEL))
     yield
     helm("uninstall", "--ignore-not-found")
-    kubectl("delete", CRD, "--ignore-not-found")
+    kubectl("delete", CRD, GROUPS_CRD, "--ignore-not-found")
 
 
 def read(kubectl: Run, thing: str, *words: str) -> dict[str, Any]:
@@ -71,12 +73,18 @@ def read(kubectl: Run, thing: str, *words: str) -> dict[str, Any]:
 def test_an_upgrade_brings_a_newer_custom_resource(helm: Run, kubectl: Run, tmp_path: Path) -> None:
     newer = tmp_path / "octavo"
     shutil.copytree(CHART, newer)
-    (file,) = (newer / "files" / "crds").glob("*.yaml")
+    file = newer / "files" / "crds" / "llmdeployments.octavo.dev.yaml"
     crd = yaml.safe_load(file.read_text())
     properties = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
     properties["tomorrow"] = {"type": "string"}
     file.write_text(yaml.safe_dump(crd))
     helm("upgrade", str(newer))
+
+    def served() -> bool:
+        schema = kubectl("get", "--raw", "/openapi/v3/apis/octavo.dev/v1alpha1")
+        return "tomorrow" in schema
+
+    wait_for("the newer schema", served)
     kubectl("explain", "llmdeployment.spec.tomorrow")
     assert read(kubectl, "llmd/kept")["metadata"]["name"] == "kept"
 

@@ -40,14 +40,16 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "octavo.dev/llmdeployments": READ,
         "octavo.dev/llmdeployments/status": {"patch"},
         "octavo.dev/llmdeployments/finalizers": {"update"},
-        "apps/deployments": CHILD,
-        "/services": CHILD,
+        "apps/deployments": {*CHILD, "delete"},
+        "apps/statefulsets": {*CHILD, "delete"},
+        "octavo.dev/groupscales": {*CHILD, "delete"},
+        "/services": {*CHILD, "delete"},
         "/serviceaccounts": {*CHILD, "delete"},
         "/persistentvolumeclaims": {*CHILD, "delete"},
         "autoscaling/horizontalpodautoscalers": {*CHILD, "delete"},
         "policy/poddisruptionbudgets": CHILD,
         "networking.k8s.io/networkpolicies": {*CHILD, "delete"},
-        "/pods": {"watch"},
+        "/pods": {"watch", "delete"},
         "/events": {"create", "patch"},
     },
     "octavo-operator-certificate": {"/secrets": {"create", "get", "patch"}},
@@ -234,10 +236,11 @@ def test_without_the_router_nothing_of_it_is_there(render: Render) -> None:
 
 
 def test_the_custom_resource_is_kept_unless_told_otherwise(render: Render) -> None:
-    (kept,) = of_kind(render(), "CustomResourceDefinition")
-    assert kept["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
-    (released,) = of_kind(render("crds.keep=false"), "CustomResourceDefinition")
-    assert "helm.sh/resource-policy" not in released["metadata"]["annotations"]
+    kept = of_kind(render(), "CustomResourceDefinition")
+    assert {each["metadata"]["annotations"]["helm.sh/resource-policy"] for each in kept} == {"keep"}
+    released = of_kind(render("crds.keep=false"), "CustomResourceDefinition")
+    assert len(kept) == len(released) == 2
+    assert not any("helm.sh/resource-policy" in each["metadata"]["annotations"] for each in released)
     assert not of_kind(render("crds.install=false"), "CustomResourceDefinition")
 
 
