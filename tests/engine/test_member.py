@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from octavo_engine.cli.main import main
-from octavo_engine.cli.member import answering
+from octavo_engine.cli.member import answering, is_loading
 
 
 @contextmanager
@@ -42,8 +42,23 @@ def test_a_member_without_a_leader_lives_and_is_not_ready() -> None:
     with answering("127.0.0.1", 0, "127.0.0.1", 1) as port:
         answer = httpx.get(f"http://127.0.0.1:{port}/health")
         alive = httpx.get(f"http://127.0.0.1:{port}/health?probe=live")
-    assert (answer.status_code, answer.json()["status"]) == (503, "loading")
+    assert (answer.status_code, answer.json()["status"]) == (503, "unreachable")
     assert alive.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("said", "waits"),
+    [
+        (b'{"status": "loading"}', True),
+        (b'{"status": "ok"}', False),  # it has lost a rank and does not know it yet
+        (b'{"status": "dead"}', False),
+        (b"", False),
+    ],
+)
+def test_a_member_joins_a_leader_that_waits_for_ranks(said: bytes, waits: bool) -> None:
+    with leader(503, said) as port:
+        assert is_loading("127.0.0.1", port) is waits
+    assert not is_loading("127.0.0.1", 1)
 
 
 def test_a_member_needs_a_leader(capsys: pytest.CaptureFixture[str]) -> None:

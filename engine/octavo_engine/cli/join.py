@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 from octavo_engine.config import ParallelConfig
 from octavo_engine.errors import EngineError
@@ -45,8 +46,10 @@ class RayEnded(EngineError):
 class Node:
     """SIGTERM lets the leader drain first: the node stays until it is gone. A second one ends at once."""
 
-    def __init__(self, leader: str, port: int, patience: float) -> None:
-        self._leader, self._port, self._patience = leader, port, patience
+    def __init__(
+        self, leader: str, port: int, patience: float, admits: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._leader, self._port, self._patience, self._admits = leader, port, patience, admits
         self._ending = threading.Event()
         self._at_once = threading.Event()
 
@@ -80,7 +83,7 @@ class Node:
     def _wait_for_leader(self) -> bool:
         """False when told to end meanwhile."""
         deadline = time.monotonic() + self._patience
-        while not answers(self._leader, self._port):
+        while not (self._admits() and answers(self._leader, self._port)):
             if self._ending.wait(_LOOK_SECONDS):
                 return False
             if time.monotonic() > deadline:

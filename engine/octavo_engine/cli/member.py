@@ -43,7 +43,10 @@ def run_member(arguments: argparse.Namespace) -> None:
     if not arguments.leader:
         raise ConfigError(f"--node-rank {arguments.node_rank} needs --leader, the host of --node-rank 0.")
     logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    node = Node(arguments.leader, arguments.ray_port, arguments.group_start_timeout)
+    leader = arguments.leader, arguments.port
+    node = Node(
+        arguments.leader, arguments.ray_port, arguments.group_start_timeout, lambda: is_loading(*leader)
+    )
     with answering(arguments.host, arguments.port, arguments.leader, arguments.port):
         node.run()
 
@@ -79,7 +82,19 @@ def leaders_health(host: str, port: int) -> Answer:
             answer = connection.getresponse()
             return answer.status, answer.read()
         except (OSError, http.client.HTTPException):
-            return 503, _body("loading", f"the leader {host} does not answer")
+            return 503, _body("unreachable", f"the leader {host} does not answer")
+
+
+def is_loading(host: str, port: int) -> bool:
+    """Whether the leader waits for ranks. One that serves has all of its own, and ends when it misses one."""
+    try:
+        return msgspec.json.decode(leaders_health(host, port)[1], type=_Said).status == "loading"
+    except msgspec.MsgspecError:
+        return False
+
+
+class _Said(msgspec.Struct):
+    status: str
 
 
 class _Handler(BaseHTTPRequestHandler):

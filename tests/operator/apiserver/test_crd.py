@@ -183,7 +183,7 @@ def test_examples_are_accepted(kube: Any) -> None:
         "apply", "--server-side", "--validate=strict", "-n", namespace, "-f", "manifests/examples"
     )
     assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.count("serverside-applied") == 7
+    assert answer.stdout.count("serverside-applied") == 8
 
 
 def test_scale_goes_to_replicas_and_is_refused_under_autoscaling(kube: Any, body: Any) -> None:
