@@ -49,10 +49,11 @@ class Page:
     def document(self) -> dict[str, Any]:
         """What the page shows."""
         self._looked_at = time.monotonic()
-        models = self._models()
-        for model in models.values():
-            model["pods"] = {a: {**pod, **self._pods.get(a, {})} for a, pod in model["pods"].items()}
+        models = {key: {**m, "pods": self._with_figures(m["pods"])} for key, m in self._models().items()}
         return {"time": time.time(), "models": models, "events": list(self._events)}
+
+    def _with_figures(self, pods: dict[str, Any]) -> dict[str, Any]:
+        return {address: {**pod, **self._pods.get(address, {})} for address, pod in pods.items()}
 
     async def run(self) -> None:
         """Watches for changes, and pods while somebody looks, until it is cancelled."""

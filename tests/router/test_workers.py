@@ -174,3 +174,20 @@ def test_what_is_gone_leaves_its_counts_and_not_its_gauges() -> None:
     total.add(without_gauges(counted(2).snapshot()))
     assert total.of("m").requests == {200: 2}
     assert (total.of("m").in_flight, total.client_connections, total.retries) == (0, 0, 2)
+
+
+async def test_the_page_of_several_workers_shows_the_models_of_all(tmp_path: Path) -> None:
+    async with running_pods(answers()) as (pod,):
+        (tmp_path / "models.yaml").write_text(f"models: {{m: {{urls: ['http://127.0.0.1:{pod.port}']}}}}")
+        words = ("--static", str(tmp_path / "models.yaml"), "--workers", "2")
+        process = await started(*words, OCTAVO_LAME_DUCK="0", OCTAVO_PAGE="true")
+        try:
+            admin, _ = await ports(process)
+            async with httpx.AsyncClient() as http:
+                await ready(http, admin)
+                told = (await http.get(f"http://127.0.0.1:{admin}/page.json")).json()["models"]["m"]
+            assert told["state"] == "ready"
+            assert list(told["pods"]) == [f"127.0.0.1:{pod.port}"]
+        finally:
+            process.terminate()
+            await process.wait()
