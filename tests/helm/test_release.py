@@ -57,7 +57,7 @@ def helm(kubeconfig: Path) -> Run:
 def release(helm: Run, kubectl: Run) -> Iterator[None]:
     """Octavo installed, with one model; the CRD goes with it in the end."""
     helm("install", str(CHART), "--create-namespace")
-    kubectl("wait", CRD, "--for=condition=Established", "--timeout=30s")
+    kubectl("wait", CRD, "--for=condition=Established", "--timeout=120s")
     kubectl("apply", "--server-side", "-f", "-", given=json.dumps(MODEL))
     yield
     helm("uninstall", "--ignore-not-found")
