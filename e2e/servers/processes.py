@@ -72,8 +72,8 @@ def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2):
             return True
-    except urllib.error.HTTPError:  # 401 and 403 are answers too
-        return True
+    except urllib.error.HTTPError as refusal:  # 401 and 403 are answers too; 503 is a server not ready yet
+        return refusal.code < 500
     except OSError:
         return False
 
