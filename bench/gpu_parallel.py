@@ -1,6 +1,6 @@
 """The engine over two GPUs, beside one GPU of the same machine, in one call of some five minutes.
 
-Usage: PYTHONPATH=engine:. python bench/gpu_parallel.py [--runs 1] [--only PART ...] [--result engine-h200-x2]
+Usage: PYTHONPATH=engine:. python bench/gpu_parallel.py [--runs 1] [--only PART ...] [--result engine-h100-x2]
 Parts: tests (logits of TP 2 and PP 2 against one rank), one, tp2, pp2, big (70B's shape in FP8), server (from
 a process's start to its first token, and from a rank's death to the engine's end). Each part has processes of
 its own. Figures go to bench/results/RESULT.json as they are known; a short table is printed last.
@@ -56,7 +56,7 @@ def main() -> None:
         "--runs", type=int, default=1, help="counted runs of each figure, after one to warm up"
     )
     parser.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--result", default="engine-h200-x2")
+    parser.add_argument("--result", default="engine-h100-x2")
     parser.add_argument("--part", choices=SETUPS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:

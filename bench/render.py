@@ -87,16 +87,29 @@ def other_row(found: Measured, peer: str) -> str:
 
 
 def table(group: str, aims: list[Aim], results: list[Measured]) -> list[str]:
-    """One group's section: rows that have an aim first, then the others, then the conditions."""
+    """One group: rows that have an aim first, each with its conditions; below, what all share."""
     own, peers = split_peers(results)
     by_name = {r.figure: r for r in own}
     aimed = {a.figure for a in aims}
-    lines = [f"### {group}", "", "| figure | measured | aim | peer | |", "|---|---|---|---|---|"]
-    lines += [aim_row(a, by_name.get(a.figure), peers.get(a.figure, "")) for a in aims]
-    lines += [other_row(r, peers.get(r.figure, "")) for r in own if r.figure not in aimed]
-    conditions = dict.fromkeys(r.conditions for r in results)
-    lines += ["", *(f"Measured: {c}" + "\n" for c in conditions)]
-    return lines
+    common, rest = split_conditions([r.conditions for r in own])
+    rows = {a.figure: aim_row(a, by_name.get(a.figure), peers.get(a.figure, "")) for a in aims}
+    rows |= {r.figure: other_row(r, peers.get(r.figure, "")) for r in own if r.figure not in aimed}
+    conditions = {r.figure: text for r, text in zip(own, rest, strict=True)}
+    lines = [
+        f"### {group}",
+        "",
+        "| figure | measured | aim | peer | | conditions |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [f"{row} {conditions.get(name, '')} |" for name, row in rows.items()]
+    return [*lines, "", *([f"All: {common}.", ""] if common else [])]
+
+
+def split_conditions(conditions: list[str]) -> tuple[str, list[str]]:
+    """What all have in common, of the parts that semicolons divide, and the rest of each."""
+    parts = [each.split("; ") for each in conditions]
+    shared = [part for part in parts[0] if all(part in each for each in parts)] if parts else []
+    return "; ".join(shared), ["; ".join(p for p in each if p not in shared) for each in parts]
 
 
 def render() -> str:

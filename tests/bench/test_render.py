@@ -1,0 +1,40 @@
+"""The page of figures: what all share is told once."""
+
+import pytest
+from bench.render import Aim, Measured, split_conditions, table
+
+
+@pytest.mark.parametrize(
+    ("conditions", "common", "rest"),
+    [
+        ([], "", []),
+        (["a; b"], "a; b", [""]),
+        (["one; card; 3 runs", "two; card; 3 runs"], "card; 3 runs", ["one", "two"]),
+        (["one", "two"], "", ["one", "two"]),
+    ],
+)
+def test_what_all_were_measured_under_is_told_apart(
+    conditions: list[str], common: str, rest: list[str]
+) -> None:
+    assert split_conditions(conditions) == (common, rest)
+
+
+def test_a_table_has_its_aims_first_and_tells_once_what_all_share() -> None:
+    aims = [Aim("g", "speed", "x/s", "higher", "10", "8 them"), Aim("g", "size", "MB", "lower", "5", "")]
+    results = [
+        Measured("other", 1.0, "s", "alone; card"),
+        Measured("speed", 12.0, "x/s", "fast; card"),
+        Measured("peer: speed", 9.0, "x/s", "fast; card"),
+    ]
+    assert table("g", aims, results) == [
+        "### g",
+        "",
+        "| figure | measured | aim | peer | | conditions |",
+        "|---|---|---|---|---|---|",
+        "| speed | 12 x/s | >= 10 x/s | 9 peer, same run | met | fast |",
+        "| size | not measured yet | <= 5 MB | - |  |  |",
+        "| other | 1 s | - | - | | alone |",
+        "",
+        "All: card.",
+        "",
+    ]
