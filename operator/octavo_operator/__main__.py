@@ -1,5 +1,7 @@
 """`octavo-operator`: reads its settings from the environment and runs until it is told to end."""
 
+import argparse
+import importlib.metadata
 import logging
 import os
 import sys
@@ -8,18 +10,22 @@ from collections.abc import Iterator, Mapping
 
 import kopf
 import uvloop
+import yaml
 
 from octavo_operator import handlers
 from octavo_operator.api_client import Access
 from octavo_operator.controller import running
 from octavo_operator.errors import OctavoError, SettingsError
-from octavo_operator.settings import Settings, read
+from octavo_operator.settings import Settings, read, variables
 
 RENEWAL_SECONDS = 60.0
+# What kopf raises for a kubeconfig that is missing, no YAML, no mapping, or not complete.
+_UNUSABLE = (OSError, UnicodeError, yaml.YAMLError, kopf.LoginError, KeyError, AttributeError, TypeError)
 
 
 def main() -> None:
     """Exit with 0 after SIGTERM, with 2 when a setting is wrong."""
+    _parser().parse_args()
     failed: list[BaseException] = []
     try:
         settings = read(os.environ)
@@ -30,6 +36,19 @@ def main() -> None:
     if failed:
         print(f"octavo-operator: {failed[0]}", file=sys.stderr)  # noqa: T201
         sys.exit(2 if isinstance(failed[0], SettingsError) else 1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """No flags but those that every program has: a pod's settings are its environment."""
+    parser = argparse.ArgumentParser(
+        prog="octavo-operator",
+        description="Makes Kubernetes objects of LLMDeployments, in the cluster of KUBECONFIG or its own.",
+        epilog="Settings are environment variables, which docs/operator.md explains: "
+        f"{', '.join(variables())}.",
+    )
+    version = importlib.metadata.version("octavo")
+    parser.add_argument("--version", action="version", version=f"octavo-operator {version}")
+    return parser
 
 
 async def run(settings: Settings, login: kopf.ConnectionInfo) -> None:
@@ -64,7 +83,13 @@ def access_by(login: kopf.ConnectionInfo) -> Access:
 
 
 def _connection() -> kopf.ConnectionInfo:
-    found = handlers.connection()
+    try:
+        found = handlers.connection()
+    except _UNUSABLE as error:
+        file = os.environ.get("KUBECONFIG") or "~/.kube/config"
+        told = f"it names {error}, which is not in it" if isinstance(error, KeyError) else error
+        reason = " ".join(str(told).split())
+        raise SettingsError(f"the kubeconfig {file} cannot be used: {reason}") from error
     if found is None:
         raise SettingsError("no cluster: run in a pod with a ServiceAccount, or set KUBECONFIG")
     return found

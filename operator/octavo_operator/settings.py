@@ -48,6 +48,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: LogFormat = "text"
 
 
+def variables() -> list[str]:
+    """Every variable that is read."""
+    return [PREFIX + field.name.upper() for field in msgspec.structs.fields(Settings)]
+
+
 def read(environment: Mapping[str, str]) -> Settings:
     """Return the settings of an environment; names it does not know are left alone.
 

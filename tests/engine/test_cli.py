@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ REFUSALS = [
         "--gpu-memory-utilization must be between 0.01 and 1, not 1.5.",
     ),
     (["serve", "--port", "70000"], "--port must be between 0 and 65535, not 70000."),
+    (["serve", "--api-key", ""], "--api-key is empty; give a key, or leave the flag out"),
     (["serve", "/nowhere/model"], "/nowhere/model does not exist"),
     (["serve", "a", "--model", "b"], "Two models are named, a and --model b; name one."),
     (["serve", "--model", "package://no-such-package"], "Package 'no-such-package' is not installed"),
@@ -114,6 +116,11 @@ def test_a_wrong_command_line_is_one_sentence_and_exit_code_2(
     last = capsys.readouterr().err.splitlines()[-1]
     assert words in last
     assert "Traceback" not in last
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"octavo-engine {version('octavo')}\n"
 
 
 def test_a_busy_port_is_one_sentence_and_exit_code_1(

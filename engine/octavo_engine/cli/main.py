@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from octavo_engine.cli.flags import Parser, refuse_unbuilt, refuse_unknown, with_dashes
 from octavo_engine.errors import ConfigError, EngineError
+from octavo_engine.version import installed_version
 
 _TERMINATION_LOG = Path("/dev/termination-log")
 
@@ -77,6 +78,8 @@ def _run(arguments: list[str]) -> None:
     name, *rest = arguments or [""]
     if name in ("-h", "--help"):
         print(_usage())  # noqa: T201
+    elif name in ("-V", "--version"):
+        print(f"octavo-engine {installed_version()}")  # noqa: T201
     elif name not in _COMMANDS:
         near = difflib.get_close_matches(name, _COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"name one of {', '.join(_COMMANDS)}."

@@ -41,7 +41,7 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--api-key",
-        default=os.environ.get("OCTAVO_API_KEY"),
+        default=os.environ.get("OCTAVO_API_KEY") or None,
         help="default: $OCTAVO_API_KEY; none: open to all",
     )
     group.add_argument("--tokenizer", default=None, help="folder or file; default: the model's own")
@@ -81,6 +81,8 @@ def server_options(arguments: argparse.Namespace) -> ServerOptions:
         arguments.model = arguments.model_tag
     if not 0 <= arguments.port <= 65535:
         raise ConfigError(f"--port must be between 0 and 65535, not {arguments.port}.")
+    if arguments.api_key == "":  # such as from a variable that is not set: it must not open the server
+        raise ConfigError("--api-key is empty; give a key, or leave the flag out to let everybody in.")
     if not 1 <= arguments.api_workers <= _MOST_WORKERS:
         raise ConfigError(
             f"--api-workers must be between 1 and {_MOST_WORKERS}, not {arguments.api_workers}."
@@ -93,7 +95,7 @@ def server_options(arguments: argparse.Namespace) -> ServerOptions:
         host=arguments.host,
         port=arguments.port,
         served_model_names=tuple(names),
-        api_key=arguments.api_key or None,
+        api_key=arguments.api_key,
         tokenizer=arguments.tokenizer,
         chat_template=arguments.chat_template,
         generation_defaults=_generation_defaults(arguments, engine.model.source),

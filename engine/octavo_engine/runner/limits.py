@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from octavo_engine.errors import ConfigError
 from octavo_engine.runner.architecture import DecoderConfig
 
 _STRETCHED = ("linear", "dynamic")  # their max_position_embeddings counts the unscaled positions
 
 
 def model_length(config: DecoderConfig, wanted: int | None) -> int:
-    """``max_model_len`` in tokens: ``wanted``, lowered to what the rotary embedding reaches."""
+    """``max_model_len`` in tokens: ``wanted``, or where that is None the model's own.
+
+    Errors: :class:`ConfigError` when ``wanted`` is beyond what the rotary embedding reaches.
+    """
+    longest = _longest(config)
+    if wanted is not None and wanted > longest:
+        raise ConfigError(
+            f"--max-model-len is {wanted}, but this model's positions end at {longest}; "
+            f"lower it to {longest} or leave it out."
+        )
     default = config.max_positions
     if config.rope.scaling == "linear":
         default = int(default * config.rope.parameters.get("factor", 1))
-    return min(wanted or default, _longest(config))
+    return wanted or min(default, longest)
 
 
 def _longest(config: DecoderConfig) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import msgspec
@@ -26,6 +25,7 @@ from octavo_engine.server.protocol import (
     parse,
 )
 from octavo_engine.server.serving import Serving
+from octavo_engine.version import installed_version
 
 _MAX_BODY = 64 * 1024 * 1024  # bytes
 _ALIVE = ("ok", "loading", "draining")
@@ -33,20 +33,13 @@ _ALIVE = ("ok", "loading", "draining")
 
 def create_app(serving: Serving) -> FastAPI:
     """The application. Its state is ``serving``; several may live in one process."""
-    app = FastAPI(title="Octavo engine", version=engine_version(), openapi_url=None)
+    app = FastAPI(title="Octavo engine", version=installed_version(), openapi_url=None)
     app.include_router(_probes(serving))
     app.include_router(_api(serving))
     app.add_exception_handler(EngineError, _on_engine_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_fault)
     return app
-
-
-def engine_version() -> str:
-    try:
-        return version("octavo")
-    except PackageNotFoundError:  # run from a source tree
-        return "0.1.0"
 
 
 def _probes(serving: Serving) -> APIRouter:
@@ -64,7 +57,7 @@ def _probes(serving: Serving) -> APIRouter:
 
     @router.get("/version")
     async def tell_version() -> Response:
-        return _json({"version": engine_version()})
+        return _json({"version": installed_version()})
 
     return router
 

@@ -116,7 +116,8 @@ def _tokenizer(options: ServerOptions) -> Tokenizer:
     try:
         return tokenizer.with_chat_template(Path(options.chat_template).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--chat-template {options.chat_template} cannot be read: {error}.") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"--chat-template {options.chat_template} cannot be read: {reason}.") from error
 
 
 def _uvicorn_config(serving: Serving) -> uvicorn.Config:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 
 from octavo_engine.errors import EngineError
@@ -30,7 +29,7 @@ def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        reason = error.strerror or str(error)
         sentence = f"Cannot listen on {host} port {port}: {reason}; choose another --host or --port."
         raise EngineError(sentence) from error
     return listener

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TypeVar
 from octavo_engine.errors import DownloadFailed
 
 Result = TypeVar("Result")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,9 @@ class Patience:
         if failures >= self.attempts:
             raise error
         delay = min(self.longest, self.first * 2 ** (failures - 1))
-        self.pause(min(max(delay, error.retry_after or 0), 10 * self.longest))
+        delay = min(max(delay, error.retry_after or 0), 10 * self.longest)
+        _log.warning("%s Attempt %d of %d; the next is in %.0f s.", error, failures, self.attempts, delay)
+        self.pause(delay)
 
     def call(self, work: Callable[[], Result]) -> Result:
         failures = 0

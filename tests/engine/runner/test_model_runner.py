@@ -10,7 +10,7 @@ from tests.engine.runner.driver import GREEDY, Driver, loaded_runner, step_input
 from tests.engine.runner.tiny_models import VOCAB, prompt, save
 
 from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig
-from octavo_engine.errors import EngineError, OutOfMemory
+from octavo_engine.errors import ConfigError, EngineError, OutOfMemory
 from octavo_engine.messages import SequenceStart, SequenceStep
 from octavo_engine.runner.model_runner import ModelRunner
 from octavo_engine.runner.threaded_steps import ThreadedSteps
@@ -200,7 +200,12 @@ def test_a_cache_of_no_block_is_refused(folder: Path) -> None:
         with_cache_of(folder, 10_000, max_model_len=None).profile_blocks()
 
 
-def test_max_model_len_is_lowered_to_what_the_positions_allow(folder: Path) -> None:
+def test_a_max_model_len_beyond_the_models_positions_is_refused(folder: Path) -> None:
     config = EngineConfig(model=ModelConfig(source=str(folder), max_model_len=10_000))
-    spec = ModelRunner(config).load()
+    with pytest.raises(ConfigError, match="is 10000, but this model's positions end at 128; lower it to 128"):
+        ModelRunner(config).load()
+
+
+def test_the_model_tells_its_length_its_vocabulary_and_its_end(folder: Path) -> None:
+    spec = ModelRunner(EngineConfig(model=ModelConfig(source=str(folder)))).load()
     assert (spec.max_model_len, spec.vocab_size, spec.eos_token_ids) == (128, VOCAB, [2])
