@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "router.json"
 PODS = 8
 HELD = 5000
-DISTINCT = 500_000
+QUARTER = 250_000  # of a million
 DELAY_LIMIT_MS = 25.0
 CHUNK_RATES = range(4, 61)  # a second, on each stream
 Figures = dict[str, float]
@@ -143,15 +143,17 @@ class Bench:
         """The worse p99 of the two: before the first byte, and in mid-stream."""
         return max(self.run(f"cancel-{kind}")["p99_ms"] for kind in ("silent", "stream"))
 
-    def growth_over_distinct(self) -> float:
-        """MB by which the router grows over DISTINCT requests after DISTINCT others, all prompts new."""
-        self.run("distinct", DISTINCT)
-        before = self._rss()
-        self.run("distinct", DISTINCT)
-        return (self._rss() - before) / 2**20
+    def memory_over_distinct(self) -> Figures:
+        """The router's memory after each quarter of a million requests, all prompts new, in MB."""
+        found = {}
+        for quarter in range(1, 5):
+            self.run("distinct", QUARTER)
+            found[f"rss_mb.{quarter * QUARTER // 1000}k_distinct_prompts"] = self._rss() / 2**20
+        quarters = list(found.values())
+        return found | {"memory_growth_mb.500k_more_distinct_prompts": quarters[3] - quarters[1]}
 
 
-MEASURES: dict[str, tuple[str, Callable[[Bench], float]]] = {
+MEASURES: dict[str, tuple[str, Callable[[Bench], float | Figures]]] = {
     "kb_per_open_stream": ("KB", Bench.kb_per_stream),
     "short_req_s_per_core": ("req/s", lambda bench: bench.run("short")["req_s"]),
     "big_body_req_s_per_core.220KB": ("req/s", lambda bench: bench.run("big")["req_s"]),
@@ -163,11 +165,11 @@ MEASURES: dict[str, tuple[str, Callable[[Bench], float]]] = {
     "cancel_ms": ("ms", Bench.slowest_cancel),
     "cpu_us_per_short_request": ("us", lambda bench: bench.cpu_us("short")),
     "cpu_us_per_chunk.24000_a_second": ("us", lambda bench: bench.cpu_us("chunks", 10)),
-    "memory_growth_mb.500k_more_distinct_prompts": ("MB", Bench.growth_over_distinct),
+    "memory.1M_distinct_prompts": ("MB", Bench.memory_over_distinct),
 }
 
 
-ALONE = {figure for figure in MEASURES if "1_client" in figure or "growth" in figure}  # not of peers
+ALONE = {figure for figure in MEASURES if "1_client" in figure or "memory" in figure}  # not of peers
 
 
 @contextlib.contextmanager
@@ -229,23 +231,25 @@ def main() -> None:
     for figure in arguments.only:
         unit, measure = MEASURES[figure]
         subjects = [OCTAVO, *([] if figure in ALONE else others)]
-        values: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+        values: dict[str, list[float]] = {}
         for _ in range(arguments.runs):
             for subject in subjects:
                 with running(subject, arguments.seconds) as bench:
-                    values[subject.name].append(measure(bench))
-        for name, found in values.items():
+                    measured = measure(bench)
+                whose = "" if subject is OCTAVO else f"{subject.name}: "
+                for name, value in (measured if isinstance(measured, dict) else {figure: measured}).items():
+                    values.setdefault(whose + name, []).append(value)
+        for shown, found in values.items():
             value = statistics.median(found)
-            shown = figure if name == OCTAVO.name else f"{name}: {figure}"
             print(
                 f"{shown:60} {value:12,.2f} {unit:9} of {', '.join(f'{v:,.2f}' for v in found)}", flush=True
             )
             row = {"figure": shown, "value": round(value, 3), "unit": unit}
             rows.append(row | {"conditions": conditions(arguments.runs, arguments.seconds)})
     if arguments.keep:
-        measured = {row["figure"] for row in rows}
+        now = {row["figure"] for row in rows}
         former = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-        kept = [row for row in former if row["figure"] not in measured]
+        kept = [row for row in former if row["figure"] not in now]
         RESULTS.write_text(json.dumps(kept + rows, indent=2) + "\n")
 
 

@@ -216,14 +216,14 @@ def simulated() -> Iterator[tuple[str, float, str, str]]:
 
 
 def table() -> Iterator[tuple[str, float, str, str]]:
-    """What a table of 200,000 blocks takes when it is full, and after more have gone through it."""
+    """What a table of 300,000 blocks takes when it is full, and after more have gone through it."""
     tracemalloc.start()
-    held: PrefixTable[object] = PrefixTable(200_000)
+    held: PrefixTable[object] = PrefixTable(300_000)
     pods = [object() for _ in range(64)]
     chance = random.Random(3)
     for number in range(1, 20_001):
         held.learn([chance.getrandbits(64) for _ in range(100)], pods[number % 64])
-        if number in (2_000, 5_000, 10_000, 20_000):
+        if number in (3_000, 5_000, 10_000, 20_000):
             mib = tracemalloc.get_traced_memory()[0] / 2**20
             yield f"table_mib.{number * 100}_blocks", mib, "MiB", f"{len(held):,} blocks held"
     tracemalloc.stop()

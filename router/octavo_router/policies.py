@@ -7,7 +7,7 @@ included (the engine reports them), kept up to date with what this router sends.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from octavo_router.prefix import PrefixTable
@@ -105,8 +105,8 @@ class Prefix:
             return self._others.choose(candidates, features)
         prompt = features.prompt
         limit = load_limit(candidates, self._bound)
-        depths = self._table.depths(prompt.blocks)
-        chosen = _deepest(candidates, depths, prompt, limit) if depths else None
+        holders = self._table.holders(prompt.blocks)
+        chosen = _deepest(candidates, holders, prompt, limit) if holders else None
         if chosen is None:
             chosen = preferred(candidates, prompt.anchor, limit)
         self._table.learn(prompt.blocks, chosen)
@@ -138,23 +138,24 @@ def preferred(candidates: Sequence[C], key: int, limit: int) -> C:
     return best
 
 
-def _deepest(candidates: Sequence[C], depths: Mapping[Any, int], prompt: Prompt, limit: int) -> C | None:
+def _deepest(
+    candidates: Sequence[C], holders: Sequence[tuple[int, tuple[Any, ...]]], prompt: Prompt, limit: int
+) -> C | None:
     reach = min(prompt.anchor_blocks + 1, prompt.most)
-    able: list[C] = []
-    for holder, depth in depths.items():  # few, where the candidates may be many
-        if depth >= reach and holder.load < limit and holder in candidates:
-            if depth > reach:
-                able.clear()
-                reach = depth
-            able.append(holder)
-    return preferred(able, prompt.anchor, limit) if able else None
+    for depth, pods in holders:
+        if depth < reach:
+            break
+        able: list[C] = [pod for pod in pods if pod.load < limit and pod in candidates]
+        if able:
+            return able[0] if len(able) == 1 else preferred(able, prompt.anchor, limit)
+    return None
 
 
 class Policies:
     """One of each, for one process."""
 
     def __init__(
-        self, default: PolicyName = "least-load", bound: float = 1.25, table_blocks: int = 200_000
+        self, default: PolicyName = "least-load", bound: float = 1.25, table_blocks: int = 300_000
     ) -> None:
         self.table: PrefixTable[Candidate] = PrefixTable(table_blocks)
         self._policies: dict[str, Policy] = {

@@ -44,11 +44,11 @@ class Asked(msgspec.Struct, gc=False):
     tools: msgspec.Raw = _NONE
     cache_salt: msgspec.Raw = _NONE
     user: msgspec.Raw = _NONE
-    stream: msgspec.Raw = _NONE
+    stream: object = None
 
     @property
     def streams(self) -> bool:
-        return bytes(self.stream) == b"true"
+        return self.stream is True
 
 
 class _Named(msgspec.Struct, gc=False):
@@ -134,15 +134,12 @@ class Prompt(msgspec.Struct, gc=False):
         return _MOST[len(self.blocks)]
 
 
-class Features:
+class Features(msgspec.Struct, eq=False):
     """What a policy may look at in a request. It is worked out anew each time it is asked for."""
 
-    __slots__ = ("_headers", "_session_header", "asked")
-
-    def __init__(self, asked: Asked, headers: Sequence[Header] = (), session_header: bytes = b"") -> None:
-        self.asked = asked
-        self._headers = headers
-        self._session_header = session_header
+    asked: Asked
+    headers: Sequence[Header] = ()
+    session_header: bytes = b""
 
     @property
     def has_prompt(self) -> bool:
@@ -151,25 +148,26 @@ class Features:
     @property
     def prompt(self) -> Prompt:
         """All of the messages, images and tool calls too, or `prompt`; after the tools."""
-        asked = self.asked
-        if not asked.messages:
+        asked, seed = self.asked, self._seed
+        messages = asked.messages
+        if not messages:
             text = bytes(asked.prompt)
-            anchor = _hash(text[:_PLAIN_ANCHOR_BYTES], self._seed)
-            return Prompt(chained(text, self._seed), anchor, _PLAIN_ANCHOR_BYTES)
+            anchor = _hash(text[:_PLAIN_ANCHOR_BYTES], seed)
+            return Prompt(chained(text, seed), anchor, _PLAIN_ANCHOR_BYTES)
         opening = 0
-        while opening + 1 < len(asked.messages) and bytes(asked.messages[opening].role) != _USER:
+        while opening + 1 < len(messages) and bytes(messages[opening].role) != _USER:
             opening += 1
-        before = b"".join(_pieces(asked.messages[:opening])) if opening else b""
-        text = before + b"".join(_pieces(asked.messages[opening:]))
-        first = bytes(asked.messages[opening].content)[:_ANCHOR_BYTES]
-        anchor = _hash(first, _hash(before, self._seed))
-        return Prompt(chained(text, self._seed), anchor, len(before) + len(first))
+        before = b"".join(_pieces(messages[:opening])) if opening else b""
+        text = b"".join(_pieces(messages))
+        first = bytes(messages[opening].content)[:_ANCHOR_BYTES]
+        anchor = _hash(first, _hash(before, seed))
+        return Prompt(chained(text, seed), anchor, len(before) + len(first))
 
     @property
     def session(self) -> int | None:
         """A hash of the session's header or, without it, of `user`; None when the request has neither."""
-        for name, value in self._headers:
-            if value and name.lower() == self._session_header:
+        for name, value in self.headers:
+            if value and name.lower() == self.session_header:
                 return _hash(value)
         user = bytes(self.asked.user)
         return _hash(user) if user not in (b"", b"null", b'""') else None

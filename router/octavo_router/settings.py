@@ -38,7 +38,7 @@ class Settings(BaseModel):
         description="times the mean load, from which `prefix` and `session` pass a pod over",
     )
     prefix_table: int = Field(
-        200_000, ge=0, le=100_000_000, description="blocks of prompts remembered; about 215 bytes each"
+        300_000, ge=0, le=100_000_000, description="blocks of prompts remembered; about 130 bytes each"
     )
     session_header: str = Field("x-session-id", min_length=1, description="header that names a session")
     load_age: float = Field(
