@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 import httptools
+import msgspec
 
 from octavo_router.errors import (
     BodyTooLargeError,
@@ -26,23 +27,20 @@ _MAX_KNOWN = 8192  # bytes of a head that is kept to be known again
 _MAX_CHUNK_OVERHEAD, _FREE_OVERHEAD = 8, 16_384
 
 
-class Request:
+class Request(msgspec.Struct, eq=False):
     """One whole request. Its body counts towards `Figures.buffered_bytes` until `drop_body`."""
 
-    __slots__ = ("_figures", "body", "head")
-
-    def __init__(self, head: RequestHead, body: bytes, figures: Figures) -> None:
-        self.head = head
-        self.body = body
-        self._figures = figures
+    head: RequestHead
+    body: bytes
+    figures: Figures
 
     def replace_body(self, body: bytes) -> None:
-        self._figures.buffered_bytes += len(body) - len(self.body)
+        self.figures.buffered_bytes += len(body) - len(self.body)
         self.body = body
 
     def drop_body(self) -> None:
         if self.body:
-            self._figures.buffered_bytes -= len(self.body)
+            self.figures.buffered_bytes -= len(self.body)
             self.body = b""
 
 
@@ -136,11 +134,11 @@ class RequestReader:
             self._check_unfinished()
 
     def close(self) -> None:
-        """Gives back what an unfinished body holds; breaks the cycle with the parser."""
+        """Gives back what an unfinished body holds; breaks the cycles with the parser and the connection."""
         self._figures.buffered_bytes -= self._body_bytes
         self._body_bytes = 0
         self._body.clear()
-        del self._parser
+        del self._parser, self._on_request, self._on_continue
 
     def _begin_known(self, known: KnownHead[RequestHead], data: bytes) -> bool:
         """Reads a request whose head was there before. False: it is for the parser."""
