@@ -159,6 +159,8 @@ class ClientConnection(asyncio.Protocol):
                 account = gateway.open_account(head, request_id)
                 gateway.authorize(head, account)
             body = answer(head, gateway.registry, account.namespace if account is not None else None)
+            if body is None:
+                tries = gateway.route(request, account)
         except RouterError as error:
             request.drop_body()
             gateway.figures.unrouted.answered(error.status)
@@ -166,7 +168,7 @@ class ClientConnection(asyncio.Protocol):
             self.refuse(error, head, request_id)
             return
         if body is None:
-            self.exchange = Exchange(gateway, self, request, request_id, account)
+            self.exchange = Exchange(gateway, self, request, request_id, tries, account)
             self.exchange.start()
             return
         request.drop_body()

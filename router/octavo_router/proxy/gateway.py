@@ -10,10 +10,13 @@ import time
 from octavo_router.access_log import AccessLog
 from octavo_router.keys import Keyring
 from octavo_router.metrics import Figures
+from octavo_router.prompt import Features, read_body, renamed
 from octavo_router.proxy.account import Account, entry_of
 from octavo_router.proxy.client import ClientConnection
 from octavo_router.proxy.heads import RequestHead
 from octavo_router.proxy.pool import Pool
+from octavo_router.proxy.reader import Request
+from octavo_router.proxy.tries import Tries
 from octavo_router.registry import Registry
 from octavo_router.settings import Settings
 from octavo_router.trace import CONTEXT, new_trace, trace_of
@@ -140,6 +143,21 @@ class Gateway:
             head.nominated |= CONTEXT  # what is there is not valid
         log = self.access_log if self.access_log is not None and self.access_log.wants() else None
         return Account(log, entry_of(head, request_id, trace), begun, self.now())
+
+    def route(self, request: Request, account: Account | None) -> Tries:
+        """Where a request goes, by its body. Raises RouterError when nowhere, or not yet."""
+        asked = read_body(request.body)
+        namespace = None
+        if account is not None:
+            account.asked(asked.model, len(request.body), streams=asked.streams)
+            if account.key is not None:
+                account.key.check_rate(self.now())
+            namespace = account.namespace
+        features = Features(asked, request.head.headers, self.session_header)
+        route = self.registry.route(features, namespace)
+        if not route.deployment.answers_to(asked.model):
+            request.replace_body(renamed(request.body, route.deployment.key))
+        return Tries(route, features, self.figures, self.settings.max_tries)
 
     def note(self, account: Account | None, status: int) -> None:
         """Closes the account of a request that the router answered itself."""

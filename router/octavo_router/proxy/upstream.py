@@ -131,7 +131,8 @@ class UpstreamConnection(asyncio.Protocol):
         pieces, complete = self.pieces, self.complete
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
-        self._learn()
+        if self._head is not None:
+            self._learn(self._head)
         if complete:
             self.exchange = None
             self._release()
@@ -150,15 +151,10 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.forward(data[start:], last=True)
         return True
 
-    def _learn(self) -> None:
+    def _learn(self, head: ResponseHead) -> None:
         """Keeps the head of a response that came whole in one read, and that more may follow."""
-        head, beginning, self._head, self._beginning = self._head, self._beginning, None, b""
-        if (
-            head is not None
-            and head.length is not None
-            and self._keep_alive
-            and len(beginning) == self._read_bytes
-        ):
+        beginning, self._head, self._beginning = self._beginning, None, b""
+        if head.length is not None and self._keep_alive and len(beginning) == self._read_bytes:
             self._known = KnownHead.learn(beginning, head.length, len(beginning), head)
 
     def _release(self) -> None:

@@ -1,69 +1,25 @@
-"""Streams, retries, cancellation and cuts, between a client and pods on loopback."""
+"""Requests, cancellation, silence and back-pressure, between a client and pods on loopback."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import tracemalloc
 
 import pytest
 from tests.router.loopback import (
     STREAM_HEAD,
-    Behaviour,
     Call,
     Pod,
     answers,
     body_for,
     request_bytes,
-    resets,
     running_pods,
     running_router,
-    sends,
     unanswering_port,
     until,
 )
 
 M = body_for("m")
-
-
-async def test_a_response_with_a_length_passes_byte_for_byte() -> None:
-    body = bytes(range(256)) * 999
-    async with running_pods(answers(body, headers=b"X-Engine: 7\r\n")) as pods, running_router() as router:
-        router.serve("m", *pods)
-        response = await router.post(M)
-    assert (response.status, response.body) == (200, body)
-    assert response.headers["x-engine"] == "7"
-    assert response.headers["content-length"] == str(len(body))
-
-
-async def test_a_stream_passes_event_by_event_and_ends_cleanly() -> None:
-    seen = asyncio.Event()
-
-    async def behave(call: Call) -> None:
-        await call.send(STREAM_HEAD)
-        await call.event(b"data: 1\n\n")
-        await seen.wait()  # the second event is sent only after the client has the first
-        await call.event(b"data: [DONE]\n\n")
-        await call.send(b"0\r\n\r\n")
-
-    async with running_pods(behave) as pods, running_router() as router:
-        router.serve("m", *pods)
-        client = await router.client()
-        client.send(request_bytes(M))
-        client.expect()
-        assert (await client.event()).status_code == 200
-        assert (await client.event()).data == b"data: 1\n\n"
-        seen.set()
-        assert (await client.event()).data == b"data: [DONE]\n\n"
-        assert type(await client.event()).__name__ == "EndOfMessage"
-
-
-async def test_a_response_that_ends_with_the_connection_passes_whole() -> None:
-    data = b"HTTP/1.1 200 OK\r\n\r\nto the end"
-    async with running_pods(sends(data, then_close=True)) as pods, running_router() as router:
-        router.serve("m", *pods)
-        response = await router.post(M)
-    assert (response.body, response.complete) == (b"to the end", True)
 
 
 async def test_the_request_reaches_the_pod_as_it_was_sent() -> None:
@@ -83,24 +39,6 @@ async def test_the_request_reaches_the_pod_as_it_was_sent() -> None:
     assert call.header("te") is None
 
 
-async def test_connections_to_a_pod_are_used_again() -> None:
-    async with running_pods(answers()) as pods, running_router() as router:
-        router.serve("m", *pods)
-        client = await router.client()
-        for _ in range(50):
-            assert (await client.post(M)).status == 200
-        assert (pods[0].opened, len(pods[0].calls)) == (1, 50)
-        assert router.figures.upstream_opened == 1
-
-
-async def test_a_pod_that_says_close_gets_a_new_connection_each_time() -> None:
-    async with running_pods(answers(headers=b"Connection: close\r\n")) as pods, running_router() as router:
-        router.serve("m", *pods)
-        client = await router.client()
-        assert [(await client.post(M)).status for _ in range(3)] == [200] * 3
-        assert pods[0].opened == 3
-
-
 async def test_a_connection_that_closes_as_the_request_goes_out_is_no_fault_of_the_pod() -> None:
     served = set()
 
@@ -116,210 +54,6 @@ async def test_a_connection_that_closes_as_the_request_goes_out_is_no_fault_of_t
         client = await router.client()
         assert [(await client.post(M)).status for _ in range(4)] == [200] * 4
         assert router.figures.ejections == 0
-
-
-FAILURES: dict[str, Behaviour] = {
-    "that resets before the head": resets,
-    "that closes before the head": sends(b"", then_close=True),
-    "that resets within the head": sends(b"HTTP/1.1 200 OK\r\nContent-", then_close=True),
-    "that is draining": answers(b"{}", b"503 Service Unavailable", b"Retry-After: 1\r\n"),
-}
-
-
-@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
-async def test_another_pod_answers_for_one(failure: Behaviour) -> None:
-    async with running_pods(failure, answers(b"good")) as (bad, good), running_router() as router:
-        router.serve("m", bad, good)
-        responses = [await router.post(M) for _ in range(4)]
-        assert [r.body for r in responses] == [b"good"] * 4
-        assert good.calls[0].body == M
-        assert len(bad.calls) == 1, "a pod that failed is set aside"
-        assert router.figures.ejections == router.figures.retries == 1
-
-
-async def test_with_half_the_pods_dead_no_request_fails() -> None:
-    async with running_pods(*[answers(b"good")] * 8) as pods, running_router() as router:
-        router.serve("m", *pods)
-        for pod in pods[::2]:
-            await pod.stop()
-        responses = await asyncio.gather(*(router.post(M) for _ in range(40)))
-    assert [r.status for r in responses] == [200] * 40
-
-
-async def test_a_pod_that_cannot_be_connected_to_in_time_is_passed_over() -> None:
-    async with running_pods(answers(b"good")) as pods, running_router(connect_timeout=0.1) as router:
-        with unanswering_port() as port:
-            router.serve("m", *pods, Pod(port=port))
-            responses = [await router.post(M) for _ in range(2)]
-    assert [r.body for r in responses] == [b"good"] * 2
-
-
-async def test_when_no_pod_can_be_reached_the_answer_says_so() -> None:
-    async with running_pods(resets, resets) as pods, running_router() as router:
-        router.serve("m", *pods)
-        response = await router.post(M)
-    assert (response.status, response.headers["retry-after"]) == (503, "1")
-    assert "'m'" in response.error
-    assert "2 tried" in response.error
-
-
-async def test_no_more_pods_are_tried_than_allowed() -> None:
-    async with running_pods(*[resets] * 5) as pods, running_router(max_tries=3) as router:
-        router.serve("m", *pods)
-        response = await router.post(M)
-    assert response.status == 503
-    assert sum(len(pod.calls) for pod in pods) == 3
-
-
-async def test_the_only_pod_s_own_503_is_passed_on() -> None:
-    refusal = answers(b'{"error": "draining"}', b"503 Service Unavailable", b"Retry-After: 9\r\n")
-    async with running_pods(refusal) as pods, running_router() as router:
-        router.serve("m", *pods)
-        response = await router.post(M)
-    assert (response.status, response.body) == (503, b'{"error": "draining"}')
-    assert response.headers["retry-after"] == "9"
-
-
-async def test_other_errors_of_a_pod_are_passed_on_and_not_retried() -> None:
-    async with (
-        running_pods(*[answers(b"full", b"429 Too Many Requests")] * 2) as pods,
-        running_router() as router,
-    ):
-        router.serve("m", *pods)
-        response = await router.post(M)
-    assert (response.status, response.body) == (429, b"full")
-    assert router.figures.retries == 0
-
-
-async def test_a_stream_that_a_pod_cuts_ends_with_an_error_event_and_uncleanly() -> None:
-    async def behave(call: Call) -> None:
-        await call.send(STREAM_HEAD)
-        await call.event(b"data: 1\n\ndata: unfini")
-        call.writer.close()
-
-    async with running_pods(behave, behave) as pods, running_router() as router:
-        router.serve("m", *pods)
-        response = await router.post(M)
-        assert sum(len(pod.calls) for pod in pods) == 1, "what has begun is not retried"
-        assert router.figures.cut_streams == 1
-    assert not response.complete
-    events = response.body.split(b"\n\n")
-    assert events[:2] == [b"data: 1", b"data: unfini"]
-    error = json.loads(events[2].removeprefix(b"data: "))["error"]
-    assert error["code"] == "bad_upstream"
-    assert b"[DONE]" not in response.body
-
-
-CUTS = {
-    "short of its length": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc",
-    "between chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
-    "within a chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nabc",
-}
-
-
-@pytest.mark.parametrize("data", CUTS.values(), ids=CUTS)
-async def test_a_body_cut(data: bytes) -> None:
-    async with running_pods(sends(data, then_close=True)) as pods, running_router() as router:
-        router.serve("m", *pods)
-        response = await router.post(M)
-    assert (response.body, response.complete) == (b"abc", False)
-
-
-async def test_a_body_cut_without_length_or_chunks_ends_in_a_reset() -> None:
-    data = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
-    async with running_pods(sends(data, then_close=True)) as pods, running_router() as router:
-        router.serve("m", *pods)
-        client = await router.client()
-        client.send(request_bytes(M).replace(b"HTTP/1.1", b"HTTP/1.0", 1))
-        with pytest.raises(ConnectionResetError):
-            while await client.reader.read(1000):
-                pass
-
-
-NOT_HTTP = {
-    "another protocol": b"SSH-2.0-OpenSSH\r\n\r\n",
-    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-    "a length beside chunks": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-    "an unknown coding": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-    "a switch of protocols": b"HTTP/1.1 101 OK\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nzz",
-    "an endless head": b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000 + b"\r\n\r\n",
-}
-
-
-@pytest.mark.parametrize("data", NOT_HTTP.values(), ids=NOT_HTTP)
-async def test_a_pod_whose_answer_is(data: bytes) -> None:
-    async with running_pods(sends(data)) as pods, running_router() as router:
-        router.serve("m", *pods)
-        response = await router.post(M)
-        assert response.status == 502
-        assert response.json()["error"]["code"] == "bad_upstream"
-        await until(lambda: pods[0].closed == 1, "the connection's end")
-
-
-async def test_a_second_response_to_one_request_is_never_passed_on() -> None:
-    double = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na" * 2
-    async with running_pods(sends(double)) as pods, running_router() as router:
-        router.serve("m", *pods)
-        client = await router.client()
-        response = await client.post(M)
-        assert response.status in (200, 502)
-        await until(lambda: pods[0].closed == 1, "the connection's end")
-
-
-WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b"
-AFTER_TWO = {
-    "another length": (WHOLE % (5, b"other"), b"other", True),
-    "no body": (WHOLE % (0, b""), b"", True),
-    "another status": (WHOLE.replace(b"200 OK", b"400 Bad") % (2, b"no"), b"no", True),
-    "a body cut short": (WHOLE % (5, b"oth"), b"oth", False),
-}
-
-
-@pytest.mark.parametrize(("third", "body", "complete"), AFTER_TWO.values(), ids=AFTER_TWO)
-async def test_after_two_responses_alike_a_pod_may_send(third: bytes, body: bytes, complete: bool) -> None:
-    count = 0
-
-    async def behave(call: Call) -> None:
-        nonlocal count
-        count += 1
-        await call.send(WHOLE % (2, b"ok") if count < 3 else third)
-        if not complete and count == 3:
-            call.writer.close()
-
-    async with running_pods(behave) as pods, running_router() as router:
-        router.serve("m", *pods)
-        client = await router.client()
-        assert [(await client.post(M)).body for _ in range(2)] == [b"ok", b"ok"]
-        response = await client.post(M)
-        assert (response.body, response.complete) == (body, complete)
-        assert pods[0].opened == 1
-
-
-async def test_a_second_response_behind_one_that_is_known_is_never_passed_on() -> None:
-    count = 0
-
-    async def behave(call: Call) -> None:
-        nonlocal count
-        count += 1
-        await call.send(WHOLE % (2, b"ok") * (2 if count == 3 else 1))
-
-    async with running_pods(behave) as pods, running_router() as router:
-        router.serve("m", *pods)
-        client = await router.client()
-        answered = [(await client.post(M)).status for _ in range(4)]
-        assert answered[:2] == [200, 200]
-        assert answered[2] in (200, 502)
-        assert answered[3] == 200
-        assert len(pods[0].calls) == 4, "the fourth has an answer of its own"
-
-
-async def test_an_interim_response_concerns_one_hop() -> None:
-    data = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-    async with running_pods(sends(data)) as pods, running_router() as router:
-        router.serve("m", *pods)
-        client = await router.client()
-        assert [(await client.post(M)).body for _ in range(2)] == [b"ok", b"ok"]
-        assert pods[0].opened == 1
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["before the first byte", "in mid-stream"])
@@ -459,19 +193,3 @@ async def test_a_pod_that_is_withdrawn_finishes_its_streams_and_gets_nothing_new
         assert (await client.event()).data == b"data: 1\n\n"
         assert type(await client.event()).__name__ == "EndOfMessage"
         await until(lambda: old.closed == 1, "the old pod's connection to close")
-
-
-async def test_the_least_loaded_pod_is_picked() -> None:
-    hold = asyncio.Event()
-
-    async def behave(call: Call) -> None:
-        await hold.wait()
-        await answers()(call)
-
-    async with running_pods(behave, behave, behave) as pods, running_router() as router:
-        router.serve("m", *pods)
-        requests = [asyncio.create_task(router.post(M)) for _ in range(9)]
-        await until(lambda: sum(len(p.calls) for p in pods) == 9, "nine requests")
-        assert [len(p.calls) for p in pods] == [3, 3, 3]
-        hold.set()
-        assert [r.status for r in await asyncio.gather(*requests)] == [200] * 9
