@@ -1,8 +1,10 @@
 """Programs built from pinned Go modules, kept by the content of what they are built from."""
 
+import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +90,19 @@ def program(name: str, say: Callable[[str], None] = print) -> Path:
         known = ", ".join(name for build in BUILDS for name in build.programs)
         raise BuildError(f"no program {name!r} is built here; there are {known}")
     return made_once("programs", f"{build.name}-{build.key}", lambda out: _build(build, out, say)) / name
+
+
+def module_folder(module: str) -> Path:
+    """Where the files of `MODULE@VERSION` lie, in Go's own cache of modules.
+
+    Raises:
+        BuildError: Go is missing, or the module cannot be fetched.
+    """
+    require_go()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "go.mod").write_text("module fetched\n")
+        told = run(["go", "mod", "download", "-json", module], cwd=Path(folder))
+    return Path(json.loads(told)["Dir"])
 
 
 def linked_programs(say: Callable[[str], None] = print) -> Path:
