@@ -8,6 +8,7 @@ from e2e.cluster.go_programs import linked_programs, program
 from e2e.installation import LocalImages
 from e2e.servers.argocd import argocd_parts
 from e2e.servers.processes import SERVERS
+from e2e.servers.prometheus import prometheus_program
 from images.errors import BuildError
 
 
@@ -18,6 +19,7 @@ def main() -> None:
         linked_programs()
         for name in SERVERS:
             program(name)
+        prometheus_program("prometheus")
         if "argocd" in sys.argv:
             argocd_parts()
         LocalImages.build()

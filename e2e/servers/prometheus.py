@@ -46,3 +46,9 @@ def ask(url: str, path: str, **parameters: str) -> Any:
     asked = f"{url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
     with urllib.request.urlopen(asked, timeout=30) as answer:
         return json.load(answer)["data"]
+
+
+def up(url: str) -> set[tuple[str, str]]:
+    """Job and pod of each target that is up."""
+    found = ask(url, "query", query="up == 1")["result"]
+    return {(series["metric"]["job"], series["metric"]["pod"]) for series in found}
