@@ -2,7 +2,8 @@
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,22 @@ def install(kubectl: Kubectl, *values: dict[str, Any]) -> None:
             run([program("helm"), *words], env=kubectl.environment)
         except BuildError as error:
             raise BuildError(f"{error}{unready(kubectl)}") from error
+
+
+@contextmanager
+def changed(kubectl: Kubectl, values: dict[str, Any]) -> Iterator[None]:
+    """The installed release with these values over its own while the block runs, and then as it was.
+
+    Raises:
+        BuildError: there is no release, helm failed, or the pods were not ready in time.
+    """
+    words: list[str | Path] = [program("helm"), "get", "values", RELEASE, "--namespace", NAMESPACE]
+    own = json.loads(run([*words, "--output", "json"], env=kubectl.environment))
+    install(kubectl, own, values)
+    try:
+        yield
+    finally:
+        install(kubectl, own)
 
 
 def unready(kubectl: Kubectl) -> str:
