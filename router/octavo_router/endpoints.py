@@ -10,7 +10,7 @@ from xxhash import xxh3_64_intdigest
 
 from octavo_router.breaker import USUAL_LIMITS, Breaker, Limits, RetryBudget
 from octavo_router.metrics import Figures
-from octavo_router.policies import Policy
+from octavo_router.policies import SALT_BITS, Policy
 from octavo_router.routing import Deployment
 
 
@@ -44,7 +44,7 @@ class Endpoint:
         shown = f"[{address.host}]" if ":" in address.host else address.host
         self.address = f"{shown}:{address.port}"
         self.host_header = self.address.encode()
-        self.salt = xxh3_64_intdigest(self.host_header)
+        self.salt = xxh3_64_intdigest(self.host_header) >> (64 - SALT_BITS)
         self.in_flight = 0  # requests of this router
         self.load = 0  # requests that run or wait there: as last told by the engine, and what was sent since
         self.heard_at = 0.0

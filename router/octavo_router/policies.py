@@ -16,8 +16,9 @@ from octavo_router.prompt import Features, Prompt
 PolicyName = Literal["least-load", "prefix", "round-robin", "session"]
 POLICY_NAMES: tuple[PolicyName, ...] = get_args(PolicyName)
 _AT_EASE = 2  # a pod with fewer requests is never passed over for its load
-_MASK = (1 << 64) - 1
-_MIX = 0x9E3779B97F4A7C15
+SALT_BITS = 30  # Python multiplies numbers of so many bits in one step
+_MASK = (1 << SALT_BITS) - 1
+_MIX = 0x2545F491  # odd, so that no two salts come together
 
 
 class Candidate(Protocol):
@@ -29,7 +30,7 @@ class Candidate(Protocol):
 
     @property
     def salt(self) -> int:
-        """64 bits made of its address: every router has the same."""
+        """`SALT_BITS` made of its address: every router has the same."""
 
 
 C = TypeVar("C", bound=Candidate)
@@ -129,7 +130,7 @@ def preferred(candidates: Sequence[C], key: int, limit: int) -> C:
 
     Rendezvous hashing (Thaler, Ravishankar 1998): when an endpoint comes or goes, only its keys move.
     """
-    best, highest = candidates[0], -1
+    best, highest, key = candidates[0], -1, key & _MASK
     for candidate in candidates:
         if candidate.load < limit:
             weight = ((key ^ candidate.salt) * _MIX) & _MASK

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-HOLDERS = 16  # remembered for a block, the latest first: what all pods hold needs no choice
+HOLDERS = 16  # remembered for a block, the latest before others: what all pods hold needs no choice
 
 H = TypeVar("H")  # hashable
 
@@ -76,4 +76,7 @@ class PrefixTable(Generic[H]):
 
 
 def _led_by(pod: H, holders: tuple[H, ...]) -> tuple[H, ...]:
-    return holders if holders[0] is pod else (pod, *[h for h in holders if h is not pod][: HOLDERS - 1])
+    """With the pod in front, if it is not among the first half: who goes first is decided at the back."""
+    if pod in holders[: HOLDERS // 2]:
+        return holders
+    return (pod, *[h for h in holders if h is not pod][: HOLDERS - 1])
