@@ -1,10 +1,11 @@
-"""The admin port: /healthz, /readyz, /metrics, and the page for people. Not on the data path."""
+"""The admin port: /healthz, /readyz, /metrics, /usage, and the page for people. Not on the data path."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -39,6 +40,7 @@ def create_app(figures: Callable[[], Figures], unready: Ailment, broken: Ailment
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     registry.register(RouterCollector(figures))
+    pod = os.urandom(8).hex()
 
     @app.get("/healthz")
     async def healthz(response: Response) -> dict[str, str]:
@@ -51,6 +53,11 @@ def create_app(figures: Callable[[], Figures], unready: Ailment, broken: Ailment
     @app.get("/metrics")
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/usage")
+    async def usage() -> dict[str, Any]:
+        """For other routers: tokens that each API key has used here."""
+        return {"pod": pod, "tokens": {key.label: key.tokens for key in figures().api_keys()}}
 
     return app
 

@@ -49,6 +49,7 @@ class TokenRate:
         return 0.0 if self._left > 0 else (1 - self._left) * _MINUTE_S / self.limit
 
     def spend(self, tokens: int) -> None:
+        """Takes tokens; less than none gives back."""
         self._left -= tokens
 
 
@@ -102,6 +103,21 @@ class Keyring:
                 self._warn(f"The API key {spec.name} is the same as {first.spec.name}, which counts.")
                 continue
             self._by_digest[spec.digest] = former.get(spec) or Key(spec, self._figures.of_key(spec.name))
+
+    @property
+    def has_limits(self) -> bool:
+        return any(key.rate is not None for key in self._by_digest.values())
+
+    def used(self) -> dict[str, int]:
+        """Key -> tokens that it has used here since this process started."""
+        return {key.label: key.tokens for key in self._figures.api_keys()}
+
+    def used_elsewhere(self, tokens: Mapping[str, int], now: float) -> None:
+        """Takes what keys have used at other routers; of what is told late no more than a minute's."""
+        for key in self._by_digest.values():
+            if (rate := key.rate) is not None:
+                rate.wait_s(now)  # fills it up first
+                rate.spend(min(tokens.get(key.spec.name, 0), rate.limit))
 
     def find(self, authorization: bytes | None) -> Key:
         """The key that an Authorization header carries. Raises WrongKeyError."""

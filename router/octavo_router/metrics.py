@@ -92,6 +92,10 @@ class KeyFigures:
         self.prompt_tokens = self.completion_tokens = 0
         self.guessed = 0  # responses that told no usage
 
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
     def snapshot(self) -> Snapshot:
         return {name: getattr(self, name) for name in self.__slots__ if name != "label"}
 

@@ -25,6 +25,7 @@ from octavo_router.proxy.gateway import Gateway
 from octavo_router.proxy.pool import Pool
 from octavo_router.registry import Registry, make_registry
 from octavo_router.settings import Settings
+from octavo_router.sharing import sharing
 from octavo_router.static import load_static
 from octavo_router.waking import waking
 
@@ -54,6 +55,7 @@ class Service:
             self._discovering(registry),
             self._administered(registry),
             asking_loads(self._settings, registry),
+            sharing(self._settings, self._keyring),
         ):
             port = await gateway.start()
             _calm_collector()

@@ -45,6 +45,11 @@ class Settings(BaseModel):
         0.5, ge=0, description="after which a busy model's pods are asked for their load; 0: never"
     )
     api_keys: bool = Field(False, description="ask for API keys, which are read from labelled Secrets")
+    peers: str = Field(
+        "",
+        pattern="^(.+:[0-9]{1,5})?$",
+        description="HOST:PORT of the admin ports of all replicas, which then share the limits of API keys",
+    )
     access_log: float = Field(
         0, ge=0, le=1, description="share of the requests that are logged on stdout; 0: none, 1: all"
     )

@@ -156,6 +156,15 @@ def test_secrets_are_the_routers_only_with_api_keys_and_only_where_it_watches(re
     assert in_two == {("a", "octavo-router"), ("b", "octavo-router")}
 
 
+def test_with_api_keys_replicas_of_the_router_find_each_other(render: Render) -> None:
+    assert "OCTAVO_PEERS" not in environment(render(), "router")
+    objects = render("router.apiKeys.enabled=true")
+    name, _, port = environment(objects, "router")["OCTAVO_PEERS"].partition(":")
+    (service,) = [s for s in of_kind(objects, "Service") if s["metadata"]["name"] == name]
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["ports"][0]["port"] == int(port)
+
+
 def test_every_binding_names_a_role_and_an_account_that_exist(objects: list[dict[str, Any]]) -> None:
     roles = {(role["kind"], role["metadata"]["name"]) for role in of_kind(objects, "Role", "ClusterRole")}
     roles |= {("ClusterRole", "system:auth-delegator"), ("Role", "extension-apiserver-authentication-reader")}

@@ -40,6 +40,9 @@
 - {name: OCTAVO_POLICY, value: {{ .Values.router.policy | quote }}}
 - {name: OCTAVO_PAGE, value: {{ .Values.router.page | quote }}}
 - {name: OCTAVO_API_KEYS, value: {{ .Values.router.apiKeys.enabled | quote }}}
+{{- if .Values.router.apiKeys.enabled }}
+- {name: OCTAVO_PEERS, value: {{ printf "%s-admin:8081" (include "octavo.componentName" (dict "root" . "component" "router")) }}}
+{{- end }}
 - {name: OCTAVO_MAX_BODY_BYTES, value: {{ .Values.router.maxBodyBytes | int64 | quote }}}
 - {name: OCTAVO_ACCESS_LOG, value: {{ .Values.router.accessLog | quote }}}
 - {name: OCTAVO_TRACE, value: {{ .Values.router.trace | quote }}}
