@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import json
 import logging
+import signal
+import socket
 import time
 from collections.abc import AsyncIterator
 from hashlib import sha256
+from pathlib import Path
 
 import aiohttp
+import httpx
 import pytest
-from tests.router.loopback import until
+from tests.router.loopback import answers, body_for, running_pods, until
+from tests.router.test_discovery import FakeApiServer, deployment, endpoint, endpoint_slice
+from tests.router.test_service import ports, started
+from tests.router.test_workers import comes_true, ready
 
 from octavo_router.admin import admin_server, admin_socket, create_app
 from octavo_router.errors import TokenRateError
 from octavo_router.keys import Key, Keyring, KeySpec
 from octavo_router.metrics import Figures
+from octavo_router.objects import TOKEN_LIMIT
 from octavo_router.settings import Settings
 from octavo_router.sharing import Ledger, Peers, Sharing, sharing
 
@@ -170,3 +180,63 @@ async def test_a_router_shares_by_its_settings() -> None:
                 return here.refuses()
 
             await until(refused, "the limit to hold here for what is used there")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port: int = held.getsockname()[1]
+        return port
+
+
+@contextlib.asynccontextmanager
+async def cluster(folder: Path, engine_port: int) -> AsyncIterator[str]:
+    """An API server that knows the model m and the key; gives the path of a kubeconfig."""
+    server, slices = FakeApiServer(), endpoint_slice("m", "m", endpoint("127.0.0.1"))
+    slices["ports"] = [{"name": "http", "port": engine_port}]
+    meta = {"name": "keys", "namespace": "default", "annotations": {TOKEN_LIMIT: str(LIMIT)}}
+    server.objects["secrets"], server.watches["secrets"] = {}, []
+    server.put("llmdeployments", deployment("m"))
+    server.put("endpointslices", slices)
+    server.put("secrets", {"metadata": meta, "data": {"ada": base64.b64encode(ADA).decode()}})
+    await server.start()
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.port}"}}],
+        "users": [{"name": "u", "user": {}}],
+    }
+    (folder / "config").write_text(json.dumps(config))
+    try:
+        yield str(folder / "config")
+    finally:
+        await server.stop()
+
+
+async def test_a_limit_holds_for_all_workers_of_a_router(tmp_path: Path) -> None:
+    used = answers(b'{"usage": {"prompt_tokens": 500, "completion_tokens": 200}}')
+    environ = {"OCTAVO_API_KEYS": "true", "OCTAVO_WORKERS": "3", "OCTAVO_ADMIN_PORT": str(free_port())}
+    async with running_pods(used) as (engine,), cluster(tmp_path, engine.port) as config:
+        router = await started(**environ, KUBECONFIG=config, OCTAVO_LAME_DUCK="0")
+        try:
+            admin, port = await ports(router)
+
+            async def waits() -> list[int]:
+                """What requests are told, each on a connection of its own, which any worker may get."""
+                headers = {"Authorization": f"Bearer {ADA.decode()}"}
+                found = []
+                for _ in range(12):
+                    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+                        response = await http.post("/v1/completions", content=body_for("m"), headers=headers)
+                        assert response.status_code in (200, 429), response.text
+                        found.append(int(response.headers.get("retry-after", 0)))
+                return found
+
+            async def all_are_in_debt_for_what_the_others_used() -> bool:
+                return min(await waits()) > 60  # by itself a worker lets one request through, and waits 10 s
+
+            async with httpx.AsyncClient() as http:
+                await ready(http, admin)
+            await comes_true(all_are_in_debt_for_what_the_others_used)
+        finally:
+            router.send_signal(signal.SIGTERM)
+            await router.wait()
