@@ -113,11 +113,11 @@ class Keyring:
         return {key.label: key.tokens for key in self._figures.api_keys()}
 
     def used_elsewhere(self, tokens: Mapping[str, int], now: float) -> None:
-        """Takes what keys have used at other routers; of what is told late no more than a minute's."""
+        """Takes what keys have used at other routers; of what is told late no more than two minutes'."""
         for key in self._by_digest.values():
             if (rate := key.rate) is not None:
                 rate.wait_s(now)  # fills it up first
-                rate.spend(min(tokens.get(key.spec.name, 0), rate.limit))
+                rate.spend(min(tokens.get(key.spec.name, 0), 2 * rate.limit))
 
     def find(self, authorization: bytes | None) -> Key:
         """The key that an Authorization header carries. Raises WrongKeyError."""

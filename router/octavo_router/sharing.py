@@ -1,7 +1,7 @@
 """What API keys use elsewhere: routers tell each other, so that a limit holds for all of them together.
 
 Each process takes from its own buckets what keys have used at the pod's other processes and at other
-replicas. It asks once a second, and only while there are limits. Every bucket is whole, so that a client on
+replicas. It asks once a second while there are limits. Every bucket is whole, so that a client on
 one connection has all of its limit; and totals are told, so that nothing is lost with an answer.
 """
 
@@ -44,6 +44,10 @@ class Ledger:
     def __init__(self) -> None:
         self._known: dict[str, Mapping[str, int]] = {}
 
+    @property
+    def begun(self) -> bool:
+        return bool(self._known)
+
     def grown(self, totals: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
         """Teller -> key -> tokens. Who tells for the first time tells only where it begins."""
         former = self._known
@@ -76,9 +80,9 @@ class Sharing:
         """Runs until it is cancelled."""
         async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
             while True:
-                await asyncio.sleep(_EVERY_S)
-                if self._keyring.has_limits:
+                if self._keyring.has_limits or not self._ledger.begun:
                     await self.compare(session)
+                await asyncio.sleep(_EVERY_S)
 
     async def compare(self, session: aiohttp.ClientSession) -> None:
         """Asks all once, and debits what they have used since they were asked before."""
