@@ -12,10 +12,11 @@ from starlette.responses import Response
 
 from octavo_engine.errors import EngineError, RequestError
 from octavo_engine.server.answer import Answer
-from octavo_engine.server.chat import begin_chat, chat_token_ids
+from octavo_engine.server.chat import begin_chat
 from octavo_engine.server.completions import begin_completion
 from octavo_engine.server.errors import error_response
 from octavo_engine.server.metrics import CONTENT_TYPE
+from octavo_engine.server.prompts import chat_prompt
 from octavo_engine.server.protocol import (
     ChatRequest,
     CompletionRequest,
@@ -72,14 +73,14 @@ def _api(serving: Serving) -> APIRouter:
     async def completions(request: Request) -> Response:
         arrived = time.perf_counter()
         body = parse(CompletionRequest, await _body(request))
-        _check_stream_options(body)
+        _check_stream(body)
         return Answer(serving, lambda: begin_completion(serving, body, arrived), stream=bool(body.stream))
 
     @router.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         arrived = time.perf_counter()
         body = parse(ChatRequest, await _body(request))
-        _check_stream_options(body)
+        _check_stream(body)
         return Answer(serving, lambda: begin_chat(serving, body, arrived), stream=bool(body.stream))
 
     @router.get("/v1/models")
@@ -115,7 +116,9 @@ async def _body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _check_stream_options(request: GenerationRequest) -> None:
+def _check_stream(request: GenerationRequest) -> None:
+    if request.stream and request.prompt_logprobs is not None:
+        raise RequestError("prompt_logprobs needs stream to be false.", param="prompt_logprobs")
     if request.stream_options is not None and not request.stream:
         raise RequestError("stream_options is only allowed when stream is true.", param="stream_options")
 
@@ -125,13 +128,17 @@ async def _tokenize(serving: Serving, request: TokenizeRequest) -> dict[str, Any
     if (request.prompt is None) == (request.messages is None):
         raise RequestError("Give either prompt or messages, and not both.", param="prompt")
     if request.messages is not None:
-        prompt_end = request.add_generation_prompt
-        tokens = await chat_token_ids(
-            serving, request.messages, add_generation_prompt=prompt_end, variables={}
+        prompt = await chat_prompt(
+            serving,
+            request.messages,
+            add_generation_prompt=request.add_generation_prompt,
+            continue_final_message=request.continue_final_message,
+            variables=request.chat_template_kwargs or {},
         )
     else:
         special = request.add_special_tokens is not False
-        tokens = (await serving.encode(request.prompt or "", special)).token_ids
+        prompt = await serving.encode(request.prompt or "", special)
+    tokens = prompt.token_ids
     strings = [serving.tokenizer.token(token) for token in tokens] if request.return_token_strs else None
     return {
         "count": len(tokens),

@@ -9,13 +9,16 @@ from typing import Any
 import msgspec
 
 from octavo_engine.errors import RequestError
+from octavo_engine.messages import TokenLogprobs
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.server.generation import Delta, Generation
-from octavo_engine.server.logprobs import chat_logprobs
-from octavo_engine.server.protocol import ChatMessage, ChatRequest, sampling_params
-from octavo_engine.server.serving import Prompt, Serving, new_id
+from octavo_engine.server.logprobs import chat_logprobs, prompt_logprobs
+from octavo_engine.server.prompts import chat_prompt, shortened
+from octavo_engine.server.protocol import ChatRequest, sampling_params
+from octavo_engine.server.serving import Serving, new_id
 from octavo_engine.server.stream import DONE, ChunkEncoder
 from octavo_engine.tokenizer import Tokenizer
+from octavo_engine.validation import MAX_LOGPROBS
 
 
 class Chat:
@@ -27,6 +30,7 @@ class Chat:
         self._tokenizer = tokenizer
         self._created = int(time.time())
         self._model = model
+        self._prompt_logprobs: list[TokenLogprobs | None] | None = None
 
     async def chunks(self, generation: Generation) -> AsyncGenerator[bytes, None]:
         """The stream's events; each choice begins with its role."""
@@ -36,6 +40,8 @@ class Chat:
         )
         begun: set[int] = set()
         async for deltas in generation.deltas():
+            if self._request.continuous_usage:
+                encoder.show_usage(generation.usage.as_json())
             events = []
             for delta in deltas:
                 if delta.index not in begun:
@@ -56,12 +62,15 @@ class Chat:
                 self._add(choices, delta)
         ordered = [choices[index] for index in sorted(choices)]
         body = {**self._head("chat.completion"), "choices": ordered, "usage": generation.usage.as_json()}
+        if self._prompt_logprobs is not None:
+            body["prompt_logprobs"] = prompt_logprobs(self._tokenizer, self._prompt_logprobs)
         return msgspec.json.encode(body)
 
     def _add(self, choices: dict[int, dict[str, Any]], delta: Delta) -> None:
         message = {"role": "assistant", "content": "", "refusal": None}
         choice = choices.setdefault(delta.index, {"index": delta.index, "message": message, "logprobs": None})
         choice["message"]["content"] += delta.text
+        self._prompt_logprobs = delta.prompt_logprobs or self._prompt_logprobs
         choice["finish_reason"], choice["stop_reason"] = delta.finish_reason, delta.stop_reason
         logprobs = self._logprobs(delta)
         if choice["logprobs"] is None:
@@ -84,20 +93,23 @@ def _opening(index: int) -> dict[str, Any]:
 async def begin_chat(serving: Serving, request: ChatRequest, arrived: float) -> tuple[Chat, Generation]:
     """Check, render the template and tokenize. Errors: :class:`RequestError`."""
     model = serving.check_model(request.model)
-    if request.top_logprobs is not None and not request.logprobs:
-        raise RequestError("top_logprobs needs logprobs to be true.", param="top_logprobs")
-    token_ids = await chat_token_ids(
+    _check_top_logprobs(request)
+    asked = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
+    prompt = await chat_prompt(
         serving,
         request.messages,
         add_generation_prompt=request.add_generation_prompt,
+        continue_final_message=request.continue_final_message,
         variables=request.chat_template_kwargs or {},
     )
-    asked = request.max_completion_tokens if request.max_tokens is None else request.max_tokens
-    params = _params(serving, request, asked, len(token_ids))
+    max_model_len = serving.ready.max_model_len
+    prompts = shortened([prompt], request.truncate_prompt_tokens, max_model_len, asked)
+    room = max(1, max_model_len - len(prompts[0].token_ids))
+    params = _params(serving, request, room if asked is None else asked)
     chat = Chat(request, model, serving.tokenizer)
     generation = serving.generation(
         request,
-        [Prompt(token_ids)],
+        prompts,
         params,
         request_id=chat.request_id,
         arrived=arrived,
@@ -106,28 +118,23 @@ async def begin_chat(serving: Serving, request: ChatRequest, arrived: float) -> 
     return chat, generation
 
 
-async def chat_token_ids(
-    serving: Serving, messages: list[ChatMessage], *, add_generation_prompt: bool, variables: dict[str, Any]
-) -> list[int]:
-    """The conversation as the model's template spells it, tokenized beside the event loop."""
-    reserved = {"messages", "tools", "add_generation_prompt"} & set(variables)
-    if reserved:
+def _check_top_logprobs(request: ChatRequest) -> None:
+    if request.top_logprobs is None:
+        return
+    if not request.logprobs:
+        raise RequestError("top_logprobs needs logprobs to be true.", param="top_logprobs")
+    if not 0 <= request.top_logprobs <= MAX_LOGPROBS:
         raise RequestError(
-            f"chat_template_kwargs must not set {', '.join(sorted(reserved))}.", param="chat_template_kwargs"
+            f"top_logprobs must be between 0 and {MAX_LOGPROBS}, not {request.top_logprobs}.",
+            param="top_logprobs",
         )
-    rendered = [message.for_template(position) for position, message in enumerate(messages)]
-    tokenizer = serving.tokenizer
-    return await serving.in_thread(
-        lambda: tokenizer.apply_chat_template(rendered, None, add_generation_prompt, **variables)
-    )
 
 
-def _params(serving: Serving, request: ChatRequest, asked: int | None, prompt_tokens: int) -> SamplingParams:
-    room = max(1, serving.ready.max_model_len - prompt_tokens)
+def _params(serving: Serving, request: ChatRequest, max_tokens: int) -> SamplingParams:
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     return sampling_params(
         request,
         serving.options.generation_defaults,
-        max_tokens=room if asked is None else asked,
+        max_tokens=max_tokens,
         logprobs=logprobs,
     )

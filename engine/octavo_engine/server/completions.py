@@ -11,7 +11,8 @@ import msgspec
 from octavo_engine.errors import RequestError
 from octavo_engine.messages import TokenLogprobs
 from octavo_engine.server.generation import Delta, Generation
-from octavo_engine.server.logprobs import completion_logprobs
+from octavo_engine.server.logprobs import completion_logprobs, prompt_logprobs
+from octavo_engine.server.prompts import completion_prompts, prompt_text, shortened
 from octavo_engine.server.protocol import CompletionRequest, sampling_params
 from octavo_engine.server.serving import Prompt, Serving, new_id
 from octavo_engine.server.stream import DONE, ChunkEncoder
@@ -41,6 +42,8 @@ class Completion:
         include_usage = self._request.include_usage
         encoder = ChunkEncoder(self._head, b'"text":', b"", include_usage)
         async for deltas in generation.deltas():
+            if self._request.continuous_usage:
+                encoder.show_usage(generation.usage.as_json())
             yield b"".join(
                 encoder.delta(delta.index, *self._text_and_logprobs(delta), delta.finish_reason)
                 for delta in deltas
@@ -61,6 +64,8 @@ class Completion:
         choice = choices.setdefault(delta.index, {"index": delta.index, "text": "", "logprobs": None})
         text, logprobs = self._text_and_logprobs(delta)
         choice["text"] += text
+        if delta.prompt_logprobs is not None and self._request.prompt_logprobs is not None:
+            choice["prompt_logprobs"] = prompt_logprobs(self._tokenizer, delta.prompt_logprobs)
         choice["finish_reason"], choice["stop_reason"] = delta.finish_reason, delta.stop_reason
         if logprobs is not None and choice["logprobs"] is not None:
             for name, values in logprobs.items():
@@ -78,7 +83,7 @@ class Completion:
         token_ids = [] if silent else delta.token_ids
         if request.echo and first:
             prompt = self._prompts[delta.index // (request.n or 1)]
-            text = self._prompt_text(prompt) + text
+            text = prompt_text(self._tokenizer, prompt) + text
             token_ids = prompt.token_ids + token_ids
             positions = list(delta.prompt_logprobs or [None] * len(prompt.token_ids)) + positions
         offset = self._offsets.get(delta.index, 0)
@@ -87,9 +92,6 @@ class Completion:
             return text, None
         return text, completion_logprobs(self._tokenizer, positions, token_ids[: len(positions)], offset)
 
-    def _prompt_text(self, prompt: Prompt) -> str:
-        return self._tokenizer.decode(prompt.token_ids) if prompt.text is None else prompt.text
-
 
 async def begin_completion(
     serving: Serving, request: CompletionRequest, arrived: float
@@ -97,7 +99,13 @@ async def begin_completion(
     """Check and tokenize. Errors: :class:`RequestError`."""
     model = serving.check_model(request.model)
     _check(request)
-    prompts = await _prompts(serving, request)
+    max_model_len = serving.ready.max_model_len
+    prompts = shortened(
+        await completion_prompts(serving, request),
+        request.truncate_prompt_tokens,
+        max_model_len,
+        request.max_tokens,
+    )
     completion = Completion(request, model, prompts, serving.tokenizer)
     given: dict[str, Any] = {"logprobs": request.logprobs}
     if request.max_tokens == 0:
@@ -124,21 +132,3 @@ def _check(request: CompletionRequest) -> None:
             f"best_of is {request.best_of}; only the value of n, {request.n or 1}, is supported.",
             param="best_of",
         )
-
-
-async def _prompts(serving: Serving, request: CompletionRequest) -> list[Prompt]:
-    prompt = request.prompt
-    special = request.add_special_tokens is not False
-    if isinstance(prompt, str):
-        return [await serving.encode(prompt, special)]
-    if not prompt:
-        raise RequestError(
-            "The prompt is an empty list; it must hold at least one token or text.", param="prompt"
-        )
-    if isinstance(prompt[0], int):
-        return [Prompt([token for token in prompt if isinstance(token, int)])]
-    return [
-        await serving.encode(entry, special) if isinstance(entry, str) else Prompt(entry)
-        for entry in prompt
-        if not isinstance(entry, int)
-    ]

@@ -36,6 +36,25 @@ def completion_logprobs(
     }
 
 
+def prompt_logprobs(
+    tokenizer: Tokenizer, positions: Sequence[TokenLogprobs | None]
+) -> list[dict[str, dict[str, Any]] | None]:
+    """``{id: {"logprob", "rank", "decoded_token"}}`` of each token, its own first; None for a prompt's first.
+
+    The shape is vLLM's: OpenAI has none.
+    """
+    return [None if position is None else _by_id(tokenizer, position) for position in positions]
+
+
+def _by_id(tokenizer: Tokenizer, position: TokenLogprobs) -> dict[str, dict[str, Any]]:
+    entries: dict[str, dict[str, Any]] = {}
+    for place, (token_id, logprob) in enumerate(zip(position.token_ids, position.logprobs, strict=True)):
+        token = tokenizer.decode([token_id], skip_special_tokens=False)
+        rank = place or position.rank  # the alternatives stand in order
+        entries.setdefault(str(token_id), {"logprob": _finite(logprob), "rank": rank, "decoded_token": token})
+    return entries
+
+
 def _chat_position(tokenizer: Tokenizer, position: TokenLogprobs) -> dict[str, Any]:
     entries = [
         _chat_entry(tokenizer, token_id, logprob)

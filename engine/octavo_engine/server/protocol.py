@@ -6,7 +6,7 @@ but are not built yet are refused with a sentence: silence would be a lie.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -31,11 +31,11 @@ _UNBUILT = {
     "web_search_options": "Web search is not supported",
     "reasoning_effort": "Reasoning effort is not supported yet",
     "use_beam_search": "Beam search is not supported",
-    "truncate_prompt_tokens": "Truncating the prompt is not supported; shorten it before sending",
     "prompt_embeds": "Prompt embeddings are not supported",
     "chat_template": "A template in the request is not supported; start the server with --chat-template FILE",
-    "continue_final_message": "Continuing the final message is not supported yet",
-    "echo_messages": "Echoing messages is not supported",
+    "return_token_ids": "Token ids in answers are not supported yet; /tokenize gives those of a text",
+    "return_tokens_as_token_ids": "Tokens spelled as ids are not supported yet",
+    "documents": "Documents for the chat template are not supported yet; put them into a message",
     "allowed_token_ids": "Restricting the vocabulary is not supported yet; use logit_bias",
     "bad_words": "Forbidding words is not supported yet; use logit_bias",
     "mm_processor_kwargs": "Images and audio are not supported",
@@ -48,10 +48,12 @@ Body = TypeVar("Body", bound="_Request")
 
 class StreamOptions(BaseModel):
     include_usage: bool = False
+    continuous_usage_stats: bool = False  # in every chunk
 
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=())
+    unbuilt: ClassVar[dict[str, str]] = {}  # beside those of every kind of request
 
     model: str | None = Field(None, description="a string naming a served model")
 
@@ -82,10 +84,16 @@ class GenerationRequest(_Request):
     add_special_tokens: bool | None = None
     cache_salt: str | None = None
     priority: int | None = Field(None, ge=-MAX_INTEGER, le=MAX_INTEGER)
+    truncate_prompt_tokens: int | None = None
 
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def continuous_usage(self) -> bool:
+        options = self.stream_options
+        return options is not None and options.include_usage and options.continuous_usage_stats
 
 
 class CompletionRequest(GenerationRequest):
@@ -130,11 +138,14 @@ class ChatMessage(BaseModel):
 
 
 class ChatRequest(GenerationRequest):
-    messages: list[ChatMessage] = Field(min_length=1)
+    unbuilt: ClassVar[dict[str, str]] = {"echo": "Echoing the last message is not supported"}
+
+    messages: list[ChatMessage]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 
@@ -142,7 +153,9 @@ class TokenizeRequest(_Request):
     prompt: str | None = None
     messages: list[ChatMessage] | None = None
     add_special_tokens: bool | None = None
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     return_token_strs: bool | None = None
 
 
@@ -152,13 +165,15 @@ class DetokenizeRequest(_Request):
 
 def parse(kind: type[Body], body: bytes) -> Body:
     """The request in ``body``. Errors: :class:`RequestError` with a sentence and the parameter at fault."""
+    if not body:
+        raise RequestError("The body is empty; send a JSON object.")
     try:
         fields = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"The body is not valid JSON: {error}.") from error
     if not isinstance(fields, dict):
         raise RequestError(f"The body must be a JSON object, not {_shown(fields)}.")
-    _refuse_unbuilt(fields)
+    _refuse_unbuilt(fields, {**_UNBUILT, **kind.unbuilt})
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
@@ -197,8 +212,8 @@ def _is_int(text: str) -> bool:
     return text.isdecimal()
 
 
-def _refuse_unbuilt(fields: dict[str, Any]) -> None:
-    for name, sentence in _UNBUILT.items():
+def _refuse_unbuilt(fields: dict[str, Any], unbuilt: dict[str, str]) -> None:
+    for name, sentence in unbuilt.items():
         value = fields.get(name)
         if not (value in _NOTHING or value == []):
             raise RequestError(f"{sentence}; leave out {name}.", param=name, code="unsupported_parameter")
@@ -207,6 +222,13 @@ def _refuse_unbuilt(fields: dict[str, Any]) -> None:
         raise RequestError(
             f"Structured output is not supported yet: response_format must be text, not {_shown(kind)}.",
             param="response_format",
+            code="unsupported_parameter",
+        )
+    modalities = fields.get("modalities")
+    if modalities not in (None, ["text"]):
+        raise RequestError(
+            f'This model writes text: modalities must be ["text"], not {_shown(modalities)}.',
+            param="modalities",
             code="unsupported_parameter",
         )
 

@@ -19,6 +19,10 @@ class ChunkEncoder:
         self._closing = closing
         self._tail = (b'],"usage":null}' if include_usage else b"]}") + b"\n\n"
 
+    def show_usage(self, usage: dict[str, Any]) -> None:
+        """The chunks from here on tell the usage so far."""
+        self._tail = b'],"usage":' + _encode(usage) + b"}\n\n"
+
     def delta(self, index: int, text: str, logprobs: object = None, finish: str | None = None) -> bytes:
         """One choice's new text."""
         ending = b',"finish_reason":null}' if finish is None else b',"finish_reason":"%b"}' % finish.encode()

@@ -259,6 +259,13 @@ ERRORS: list[tuple[str, dict[str, Any], int, str | None, str]] = [
     ),
     ("a guided regex", {"guided_regex": "a+"}, 400, "guided_regex", "Structured output is not supported yet"),
     (
+        "prompt_logprobs in a stream",
+        {"prompt_logprobs": 1, "stream": True},
+        400,
+        "prompt_logprobs",
+        "needs stream to be false",
+    ),
+    (
         "stream_options alone",
         {"stream_options": {}},
         400,
@@ -283,7 +290,7 @@ def test_a_bad_completion_is_refused_in_words(
 
 CHAT_ERRORS: list[tuple[str, dict[str, Any], str, str]] = [
     ("tools", {"tools": [{"type": "function"}]}, "tools", "Tool calls are not supported yet"),
-    ("no messages", {"messages": []}, "messages", "at least 1 item"),
+    ("no messages", {"messages": []}, "messages", "at least one message"),
     (
         "an unknown role",
         {"messages": [{"role": "king", "content": ""}]},
@@ -297,6 +304,27 @@ CHAT_ERRORS: list[tuple[str, dict[str, Any], str, str]] = [
         "part of type 'image_url'",
     ),
     ("top_logprobs alone", {"top_logprobs": 3}, "top_logprobs", "needs logprobs"),
+    ("too many of them", {"logprobs": True, "top_logprobs": 21}, "top_logprobs", "between 0 and 20, not 21"),
+    ("speech", {"modalities": ["text", "audio"]}, "modalities", 'must be ["text"]'),
+    ("an echo", {"echo": True}, "echo", "not supported; leave out echo"),
+    (
+        "going on with a question",
+        {"continue_final_message": True},
+        "messages",
+        "needs a last message of the assistant",
+    ),
+    (
+        "going on and beginning anew",
+        {"continue_final_message": True, "add_generation_prompt": True},
+        "continue_final_message",
+        "set one of them",
+    ),
+    (
+        "0 tokens of the prompt",
+        {"truncate_prompt_tokens": 0},
+        "truncate_prompt_tokens",
+        "must be -1 or from 1",
+    ),
     (
         "a template variable in use",
         {"chat_template_kwargs": {"messages": []}},
@@ -322,7 +350,12 @@ def test_a_bad_chat_is_refused_in_words(
 
 @pytest.mark.parametrize(
     ("body", "words"),
-    [(b"{", "not valid JSON"), (b"[1]", "must be a JSON object, not [1]"), (b"{}", "prompt is missing")],
+    [
+        (b"", "is empty"),
+        (b"{", "not valid JSON"),
+        (b"[1]", "must be a JSON object, not [1]"),
+        (b"{}", "prompt is missing"),
+    ],
 )
 def test_a_malformed_body_is_a_400(server: RunningServer, body: bytes, words: str) -> None:
     answer = server.client.post("/v1/completions", content=body)
