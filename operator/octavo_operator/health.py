@@ -30,10 +30,9 @@ def application(
             else web.Response(status=503, text="caches are being filled\n")
         )
 
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(
-            body=telemetry.exposition(), headers={"Content-Type": "text/plain; version=0.0.4"}
-        )
+    async def metrics(request: web.Request) -> web.Response:
+        body = telemetry.exposition(request.query.getall("name[]", ()))  # as in Prometheus' own clients
+        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     app = web.Application()
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])

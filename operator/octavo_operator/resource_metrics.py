@@ -18,16 +18,16 @@ class ResourceCollector(Collector):
         self._resources = resources
         self._pods = pods
 
+    def describe(self) -> Iterator[Metric]:
+        yield _conditions()
+        yield _restarts()
+
     def collect(self) -> Iterator[Metric]:
         yield self._conditions()
         yield self._restarts()
 
     def _conditions(self) -> Metric:
-        family = GaugeMetricFamily(
-            "octavo_operator_condition",
-            "1 while a resource's condition is True, else 0.",
-            labels=["model", "condition", "reason"],
-        )
+        family = _conditions()
         for llmd in self._resources():
             for found in llmd.status.conditions:
                 labels = ["/".join(llmd.key), found.type, found.reason]
@@ -35,12 +35,18 @@ class ResourceCollector(Collector):
         return family
 
     def _restarts(self) -> Metric:
-        family = CounterMetricFamily(
-            "octavo_operator_engine_restarts",
-            "Restarts of an engine pod's containers.",
-            labels=["model", "engine_pod"],
-        )
+        family = _restarts()
         for pod in self._pods():
             containers = (*pod.status.init_container_statuses, *pod.status.container_statuses)
             family.add_metric(["/".join(pod.key), pod.name], sum(c.restart_count for c in containers))
         return family
+
+
+def _conditions() -> GaugeMetricFamily:
+    what = "1 while a resource's condition is True, else 0."
+    return GaugeMetricFamily("octavo_operator_condition", what, labels=["model", "condition", "reason"])
+
+
+def _restarts() -> CounterMetricFamily:
+    what = "Restarts of an engine pod's containers."
+    return CounterMetricFamily("octavo_operator_engine_restarts", what, labels=["model", "engine_pod"])

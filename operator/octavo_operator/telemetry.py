@@ -1,6 +1,6 @@
 """The operator's own metrics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -45,6 +45,6 @@ class Telemetry:
         self._queue_depth.set_function(queue_depth)
         self._resources.set_function(resources)
 
-    def exposition(self) -> bytes:
-        """All metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+    def exposition(self, names: Collection[str] = ()) -> bytes:
+        """All metrics in Prometheus' text format, or those of `names` alone, without making the others."""
+        return generate_latest(self.registry.restricted_registry(names) if names else self.registry)

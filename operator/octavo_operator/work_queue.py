@@ -23,7 +23,7 @@ class WorkQueue(Generic[K]):
         self._dirty: set[K] = set()
         self._failures: dict[K, int] = {}
         self._timers: dict[K, asyncio.TimerHandle] = {}
-        self._more = asyncio.Event()
+        self._waiting = asyncio.Semaphore(0)  # as many as are queued
 
     def __len__(self) -> int:
         """Keys that wait for a worker."""
@@ -34,14 +34,13 @@ class WorkQueue(Generic[K]):
         if key in self._busy:
             self._dirty.add(key)
             return
-        self._queued[key] = None
-        self._more.set()
+        if key not in self._queued:
+            self._queued[key] = None
+            self._waiting.release()
 
     async def get(self) -> K:
         """The key that has waited longest; it is busy until done() or retry()."""
-        while not self._queued:
-            self._more.clear()
-            await self._more.wait()
+        await self._waiting.acquire()
         key = next(iter(self._queued))
         del self._queued[key]
         self._busy.add(key)
