@@ -78,7 +78,7 @@ lint: setup ## linters, and generated files against what they are made from
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m manifests.render --check
-	$(BIN)/python bench/render.py --check
+	$(BIN)/python -m bench.render --check
 
 fmt: setup ## format the code
 	$(BIN)/ruff format .
@@ -96,7 +96,7 @@ bench: setup ## measure router, operator and engine on this machine, into bench/
 	$(BIN)/python -m bench.control_plane
 	$(BIN)/python -m bench.engine_cpu
 	$(BIN)/python -m bench.parallel_cpu
-	$(BIN)/python bench/render.py
+	$(BIN)/python -m bench.render
 
 images: setup ## OCI archives of operator, router and engine, without Docker; prints their paths
 	@$(BIN)/python -m images.build $(ARGS)
@@ -104,8 +104,8 @@ images: setup ## OCI archives of operator, router and engine, without Docker; pr
 manifests: setup ## what is rendered from the chart and the CRDs
 	$(BIN)/python -m manifests.render
 
-docs: setup ## the figures' tables in docs/performance.md
-	$(BIN)/python bench/render.py
+docs: setup ## the figures' tables in docs/performance.md and README.md
+	$(BIN)/python -m bench.render
 
 clean: ## the environment and tools' caches; programs and images stay in the cache folder
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

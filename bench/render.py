@@ -1,89 +1,29 @@
-"""Renders docs/performance.md's tables from bench/figures.csv (aims, peers) and bench/results/*.json.
+"""Renders the tables of docs/performance.md and README.md from bench/figures.csv and bench/results/*.json.
 
-Usage: python bench/render.py [--check]. Only the part between the page's two markers is written.
+Usage: python -m bench.render [--check]. Only the part between a page's two markers is written.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent
+from bench.figures import ROOT, Aim, Measured, number, read_aims, read_results, split_peers
+from bench.readme_figures import readme_table
+
 PAGE = ROOT.parent / "docs" / "performance.md"
+README = ROOT.parent / "README.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
-
-
-@dataclass(frozen=True)
-class Aim:
-    """One row of figures.csv: what is aimed at, and what the peer reaches."""
-
-    group: str
-    figure: str
-    unit: str
-    better: str  # "lower" or "higher"
-    aim: str
-    peer: str
-
-    def met_by(self, value: float) -> bool:
-        return value <= float(self.aim) if self.better == "lower" else value >= float(self.aim)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One entry of a results file: a median and the conditions it was measured under."""
-
-    figure: str
-    value: float
-    unit: str
-    conditions: str
-
-
-def _peer(row: dict[str, str]) -> str:
-    return f"{row['peer']} {row['peer_name']}".strip()
-
-
-def read_aims(path: Path = ROOT / "figures.csv") -> list[Aim]:
-    with path.open(newline="") as file:
-        rows = csv.DictReader(file)
-        return [
-            Aim(*(row[name] for name in ("file", "figure", "unit", "better", "aim")), peer=_peer(row))
-            for row in rows
-        ]
-
-
-def read_results(folder: Path = ROOT / "results") -> dict[str, list[Measured]]:
-    """Group -> measured figures, in the order of the files."""
-    return {
-        path.stem: [Measured(**row) for row in json.loads(path.read_text())]
-        for path in sorted(folder.glob("*.json"))
-    }
-
-
-def split_peers(results: list[Measured]) -> tuple[list[Measured], dict[str, str]]:
-    """Own figures, and what peers reached in the same run, which is named `PEER: FIGURE`, by figure."""
-    own, peers = [], {}
-    for found in results:
-        name, colon, figure = found.figure.rpartition(": ")
-        if colon:
-            shown = f"{found.value:,.4g} {name}, same run"
-            peers[figure] = f"{peers[figure]}; {shown}" if figure in peers else shown
-        else:
-            own.append(found)
-    return own, peers
 
 
 def aim_row(aim: Aim, found: Measured | None, peer: str) -> str:
     sign = "<=" if aim.better == "lower" else ">="
-    shown = "not measured yet" if found is None else f"{found.value:,.4g} {found.unit}"
+    shown = "not measured yet" if found is None else f"{number(found.value)} {found.unit}"
     verdict = "" if found is None else ("met" if aim.met_by(found.value) else "**missed**")
     return f"| {aim.figure} | {shown} | {sign} {aim.aim} {aim.unit} | {peer or aim.peer or '-'} | {verdict} |"
 
 
 def other_row(found: Measured, peer: str) -> str:
-    return f"| {found.figure} | {found.value:,.4g} {found.unit} | - | {peer or '-'} | |"
+    return f"| {found.figure} | {number(found.value)} {found.unit} | - | {peer or '-'} | |"
 
 
 def table(group: str, aims: list[Aim], results: list[Measured]) -> list[str]:
@@ -112,8 +52,7 @@ def split_conditions(conditions: list[str]) -> tuple[str, list[str]]:
     return "; ".join(shared), ["; ".join(p for p in each if p not in shared) for each in parts]
 
 
-def render() -> str:
-    aims, results = read_aims(), read_results()
+def render(aims: list[Aim], results: dict[str, list[Measured]]) -> str:
     groups = dict.fromkeys([*(a.group for a in aims), *results])
     lines: list[str] = []
     for group in groups:
@@ -122,16 +61,19 @@ def render() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    page = PAGE.read_text()
-    head, rest = page.split(BEGIN)
-    tail = rest.split(END)[1]
-    fresh = f"{head}{BEGIN}\n{render()}\n{END}{tail}"
-    if "--check" in arguments:
-        if fresh != page:
-            print("docs/performance.md is older than bench/results: run `make docs`.", file=sys.stderr)
+    aims, results = read_aims(), read_results()
+    tables = {PAGE: render(aims, results), README: readme_table(aims, results)}
+    for page, table_text in tables.items():
+        text = page.read_text()
+        head, rest = text.split(BEGIN)
+        fresh = f"{head}{BEGIN}\n{table_text}\n{END}{rest.split(END)[1]}"
+        if fresh == text:
+            continue
+        if "--check" in arguments:
+            name = page.relative_to(ROOT.parent)
+            print(f"{name} is older than bench/results: run `make docs`.", file=sys.stderr)
             return 1
-        return 0
-    PAGE.write_text(fresh)
+        page.write_text(fresh)
     return 0
 
 

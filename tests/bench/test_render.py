@@ -1,7 +1,9 @@
 """The page of figures: what all share is told once."""
 
 import pytest
-from bench.render import Aim, Measured, split_conditions, table
+from bench.figures import Aim, Measured
+from bench.readme_figures import ROWS, readme_table
+from bench.render import split_conditions, table
 
 
 @pytest.mark.parametrize(
@@ -38,3 +40,12 @@ def test_a_table_has_its_aims_first_and_tells_once_what_all_share() -> None:
         "All: card.",
         "",
     ]
+
+
+def test_the_readme_shows_the_peer_of_the_same_run_before_any_other() -> None:
+    group, figure, meaning = ROWS[0]
+    aims = [Aim(group, figure, "ms", "lower", "5", "8 them")]
+    own = Measured(figure, 6.0, "ms", "")
+    beside = Measured(f"peer: {figure}", 7.0, "ms", "")
+    rows = [readme_table(aims, {group: results}).splitlines()[2:] for results in ([], [own], [own, beside])]
+    assert rows == [[], [f"| {meaning} | 6 ms | 8 them |"], [f"| {meaning} | 6 ms | 7 peer, same run |"]]
