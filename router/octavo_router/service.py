@@ -54,7 +54,7 @@ class Service:
         async with (
             self._discovering(registry),
             self._administered(registry),
-            asking_loads(self._settings, registry),
+            asking_loads(self._settings, registry, pool),
             sharing(self._settings, self._keyring),
         ):
             port = await gateway.start()

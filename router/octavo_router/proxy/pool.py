@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from octavo_router.endpoints import Endpoint
 from octavo_router.metrics import Figures
-from octavo_router.proxy.upstream import UpstreamConnection
+from octavo_router.proxy.upstream import Asker, UpstreamConnection
 from octavo_router.settings import Settings
 
-if TYPE_CHECKING:
-    from octavo_router.proxy.exchange import Exchange
+
+class Caller(Asker, Protocol):
+    """Who asks for a new connection."""
+
+    def connected(self, upstream: UpstreamConnection) -> None: ...
+
+    def unconnected(self) -> None: ...
 
 
 class Pool:
@@ -35,27 +40,27 @@ class Pool:
                 return connection
         return None
 
-    def connect(self, endpoint: Endpoint, exchange: Exchange) -> asyncio.Task[None]:
-        """Opens a connection and gives it to the exchange; to cancel the task is to give it up."""
-        task = self._loop.create_task(self._connect(endpoint, exchange))
+    def connect(self, endpoint: Endpoint, caller: Caller) -> asyncio.Task[None]:
+        """Opens a connection and gives it to the caller; to cancel the task is to give it up."""
+        task = self._loop.create_task(self._connect(endpoint, caller))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
         return task
 
-    async def _connect(self, endpoint: Endpoint, exchange: Exchange) -> None:
+    async def _connect(self, endpoint: Endpoint, caller: Caller) -> None:
         try:
             async with asyncio.timeout(self._settings.connect_timeout):
                 _, connection = await self._loop.create_connection(
                     lambda: UpstreamConnection(self, endpoint), endpoint.host, endpoint.port
                 )
         except OSError:  # refused, unreachable, no such host, or TimeoutError
-            exchange.unconnected()
+            caller.unconnected()
         else:
             if connection.transport.is_closing():  # opened and lost at once
-                exchange.unconnected()
+                caller.unconnected()
             else:
                 self._opened(connection)
-                exchange.connected(connection)
+                caller.connected(connection)
 
     def _opened(self, connection: UpstreamConnection) -> None:
         # Not in `connection_made`: uvloop never tells the loss of a connection whose opening is given up.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
 
@@ -13,7 +13,6 @@ from octavo_router.proxy.heads import Header, ResponseHead
 from octavo_router.proxy.known import KnownHead
 
 if TYPE_CHECKING:
-    from octavo_router.proxy.exchange import Exchange
     from octavo_router.proxy.pool import Pool
 
 _MAX_HEAD_BYTES = 65_536
@@ -21,8 +20,24 @@ _JOINED_BYTES = 65_536  # up to here a copy is cheaper than a second system call
 _FRESH, _REUSED = False, True
 
 
+class Asker(Protocol):
+    """Who has asked a pod, and is told what comes of it: an exchange."""
+
+    def begin(self, head: ResponseHead) -> None:
+        """The head of the response is here."""
+
+    def forward(self, body: bytes, last: bool) -> None:
+        """A piece of the body is here; nothing of a head that has not begun yet."""
+
+    def lost(self) -> None:
+        """The connection is gone, and the response is not complete."""
+
+    def fail(self, error: RouterError) -> None:
+        """The answer is of no use; the connection is closed already."""
+
+
 class UpstreamConnection(asyncio.Protocol):
-    """A keep-alive connection to a pod: an exchange's from `send` to the response's end, else the pool's."""
+    """A keep-alive connection to a pod: an asker's from `send` to the response's end, else the pool's."""
 
     __slots__ = (
         "_beginning",
@@ -51,7 +66,7 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self, pool: Pool, endpoint: Endpoint) -> None:
         self._pool = pool
         self.endpoint = endpoint
-        self.exchange: Exchange | None = None
+        self.exchange: Asker | None = None
         self.reused = _FRESH
         self.idle_since = 0.0
         self.pieces: list[bytes] = []
@@ -66,7 +81,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     # --- the exchange's side
 
-    def send(self, exchange: Exchange, head: bytes, body: bytes) -> None:
+    def send(self, exchange: Asker, head: bytes, body: bytes) -> None:
         """Sends one request. The response, or its failure, is told to the exchange."""
         self.exchange = exchange
         self.complete = False
@@ -127,7 +142,7 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is not None:
             exchange.lost()
 
-    def _deliver(self, exchange: Exchange) -> None:
+    def _deliver(self, exchange: Asker) -> None:
         pieces, complete = self.pieces, self.complete
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
@@ -138,7 +153,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._release()
         exchange.forward(body, complete)
 
-    def _pass_known(self, known: KnownHead[ResponseHead], exchange: Exchange, data: bytes) -> bool:
+    def _pass_known(self, known: KnownHead[ResponseHead], exchange: Asker, data: bytes) -> bool:
         """Passes on a whole response whose head was there before."""
         found = known.match(data)
         if found is None or sum(found) != len(data):
@@ -166,7 +181,7 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self.transport.close()
 
-    def _broken(self, exchange: Exchange, error: Exception) -> None:
+    def _broken(self, exchange: Asker, error: Exception) -> None:
         cause = error.__context__
         self.abandon()
         exchange.fail(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
 
 import pytest
 from tests.router.loopback import (
     Call,
     Pod,
-    Router,
     answers,
     body_for,
     resets,
@@ -18,10 +16,6 @@ from tests.router.loopback import (
     running_router,
     until,
 )
-
-from octavo_router.loads import LoadWatch
-from octavo_router.registry import make_registry
-from octavo_router.settings import Settings
 
 TURN = "Tell me more about the third of these, please. " * 20
 
@@ -112,41 +106,3 @@ async def test_a_pod_that_answers_500_again_and_again_is_set_aside_and_comes_bac
             assert (await router.post(body_for("m"))).status == 200
             assert asyncio.get_running_loop().time() < end
     assert len(pods[0].calls) > 5
-
-
-def health(load: int) -> Any:
-    return answers(json.dumps({"status": "ok", "message": "", "load": load}).encode())
-
-
-async def asked_for_load(router: Router) -> None:
-    """Runs a watch until every pod has been heard of."""
-    watching = asyncio.create_task(LoadWatch(router.registry, 0.02).run())
-    ready = [e for route in router.registry.routes() for e in route.ready]
-    await until(lambda: all(e.heard_at for e in ready), "an answer of each pod")
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
-
-
-async def test_what_other_routers_have_running_counts_too() -> None:
-    async with running_pods(health(7), health(2), health(5)) as pods, running_router() as router:
-        router.serve("m", *pods)
-        await router.post(body_for("m"))
-        await asked_for_load(router)
-        by_port = {e.port: e.load for e in router.registry.resolve("m").ready}
-        assert [by_port[pod.port] for pod in pods] == [7, 2, 5]
-        before = len(pods[1].calls)
-        await router.post(body_for("m"))
-        assert len(pods[1].calls) == before + 1
-
-
-async def test_pods_of_a_model_that_nobody_asks_are_left_alone_and_dumb_ones_are_borne() -> None:
-    settings = Settings.load({})
-    async with running_pods(answers(b"metrics\n"), resets) as pods, running_router() as router:
-        router.serve("m", *pods)
-        watch = LoadWatch(router.registry, 0.02)
-        assert watch._stale(1e9) == []
-        router.registry.resolve("m").requests += 1
-        assert len(watch._stale(1e9)) == 2
-        await asked_for_load(router)
-        assert [e.load for e in router.registry.resolve("m").ready] == [0, 0]
-        assert make_registry(settings, router.figures).routes() == []
