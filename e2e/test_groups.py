@@ -1,6 +1,7 @@
 """A replica that is a group of pods on two nodes answers, fails and comes back as one; the GPUs it lacks."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import openai
 import pytest
 from e2e.conftest import conditions, wait_ready
+from e2e.figures import keep
 from e2e.kubectl import Kubectl
 from e2e.traffic import ask
 from e2e.waiting import wait_for
@@ -23,6 +25,10 @@ APART = {
     }
 }
 START_SECONDS = 240  # Ray and torch start in two pods, on few cores
+CONDITIONS = (
+    "a group of two pods on two nodes of the local cluster (e2e/test_groups.py), SmolLM2-135M-Instruct, "
+    "PP 2, Ray and gloo; one run"
+)
 GPUS = "/status/capacity/nvidia.com~1gpu"
 
 
@@ -62,7 +68,7 @@ def test_a_group_on_two_nodes_answers_and_recovers_as_one(
         engine={"maxModelLen": 512},
     )
     wait_ready(kubectl, "pair", namespace, START_SECONDS)
-    print(f"from apply to Ready: {time.monotonic() - began:.0f} s")
+    report("cluster_apply_to_ready_s", time.monotonic() - began)
     group = pods(kubectl, "pair", namespace)
     assert set(group) == {"pair-0-0", "pair-0-1"}
     assert len({pod["spec"]["nodeName"] for pod in group.values()}) == 2
@@ -79,7 +85,7 @@ def test_a_group_on_two_nodes_answers_and_recovers_as_one(
     assert refused.value.status_code == 503
     assert "has no ready pod" in str(refused.value)  # the router has not even tried one
     wait_ready(kubectl, "pair", namespace, START_SECONDS)
-    print(f"from killing a pod to Ready: {time.monotonic() - killed:.0f} s")
+    report("cluster_killed_pod_to_ready_s", time.monotonic() - killed)
 
     assert prompt_tokens(kubectl, "pair-0-0", namespace) == 0  # nothing was sent to it meanwhile
     former, present = group["pair-0-0"], pods(kubectl, "pair", namespace)["pair-0-0"]
@@ -87,6 +93,14 @@ def test_a_group_on_two_nodes_answers_and_recovers_as_one(
     assert restarted or present["metadata"]["uid"] != former["metadata"]["uid"]
     wait_for("the router's word", lambda: _answer(openai_client, model) == before)
     assert prompt_tokens(kubectl, "pair-0-0", namespace) > 0
+
+
+def report(figure: str, seconds: float) -> None:
+    """Print how long it took; with OCTAVO_KEEP_FIGURES=1 it is kept."""
+    print(f"\n{figure}: {seconds:.0f} s", flush=True)
+    if os.environ.get("OCTAVO_KEEP_FIGURES"):
+        words = f"{CONDITIONS}, {os.cpu_count()} CPU cores, load {os.getloadavg()[0]:.1f}"
+        keep("engine-parallel-cpu", figure, round(seconds, 1), "s", words)
 
 
 def _answer(client: openai.OpenAI, model: str) -> str | None:
