@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -21,6 +21,7 @@ from octavo_engine.runner.models.registry import build_model
 from octavo_engine.runner.out_of_memory import explained, of_allocation, of_steps
 from octavo_engine.runner.parallel.group import SOLO, ParallelGroup
 from octavo_engine.runner.parallel.pipe import Neighbour, Pipe
+from octavo_engine.runner.parallel.pulse import Pulse
 from octavo_engine.runner.parallel.topology import FIRST_OF_ONE, Place
 from octavo_engine.runner.placement import check_fp8, choose_cache_dtype, choose_device, choose_dtype
 from octavo_engine.runner.quantization import choose_quantization
@@ -36,8 +37,8 @@ from octavo_engine.runner.weights.loader import load_weights
 @dataclass(frozen=True, slots=True)
 class Seat:
     """Which rank a runner is: its ``place`` in the model, its GPU (index in this process), how many ranks
-    share this node's processors, the ``group`` of those that share its layers, and its neighbours in the
-    stages before and after."""
+    share this node's processors, the ``group`` of those that share its layers, its neighbours in the stages
+    before and after, and the ``pulse`` by which it is seen to move on."""
 
     place: Place = FIRST_OF_ONE
     device: int = 0
@@ -45,6 +46,7 @@ class Seat:
     group: ParallelGroup = SOLO
     before: Neighbour | None = None
     after: Neighbour | None = None
+    pulse: Pulse = field(default_factory=Pulse)
 
 
 _ALONE = Seat()
@@ -115,7 +117,7 @@ class ModelRunner:
 
     def _make_steps(self, executor: StepExecutor) -> Steps:
         if not self._on_gpu:
-            return ThreadedSteps(executor)
+            return ThreadedSteps(executor, self._seat.pulse)
         from octavo_engine.runner.device.build import device_steps  # brings Triton
 
         return device_steps(executor, self._config, self._heads, self._ctx.device, self._ctx.dtype)
@@ -158,8 +160,13 @@ class ModelRunner:
             InputBuilder(block_size, cache.null_slot, self._model_config.windows, ctx.device, ctx.ops),
             Sampler(self._model_config.eos_token_ids),
             self._model_config.vocab_size,
-            Pipe(self._seat.before, self._seat.after, self._model_config.hidden_size, ctx.dtype, ctx.device),
+            self._pipe(),
         )
+
+    def _pipe(self) -> Pipe:
+        seat, ctx = self._seat, self._ctx
+        hidden_size = self._model_config.hidden_size
+        return Pipe(seat.before, seat.after, hidden_size, ctx.dtype, ctx.device, seat.pulse)
 
     def _activation_bytes(self) -> int:
         if not self._on_gpu:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from octavo_engine.messages import StepInput, StepResult
 from octavo_engine.runner.forward import StepExecutor
+from octavo_engine.runner.parallel.pulse import Pulse
 
 
 class Steps(Protocol):
@@ -25,13 +26,17 @@ class Steps(Protocol):
 class ThreadedSteps:
     """Torch spreads each operator of a step over all cores."""
 
-    def __init__(self, executor: StepExecutor) -> None:
-        self.executor = executor
+    def __init__(self, executor: StepExecutor, pulse: Pulse) -> None:
+        self.executor, self._pulse = executor, pulse
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="octavo-step")
         self._launched: deque[Future[StepResult]] = deque()
 
     def launch(self, step: StepInput) -> None:
-        self._launched.append(self._thread.submit(self.executor.run, step))
+        self._launched.append(self._thread.submit(self._run, step))
+
+    def _run(self, step: StepInput) -> StepResult:
+        with self._pulse.computing():
+            return self.executor.run(step)
 
     def ready(self) -> bool:
         return self._launched[0].done()

@@ -8,6 +8,8 @@ from typing import Protocol
 import torch.distributed as dist
 from torch import Tensor
 
+from octavo_engine.runner.parallel.pulse import Pulse
+
 
 class ParallelGroup(Protocol):
     """The ranks that share each layer's weights (tensor parallelism)."""
@@ -40,6 +42,22 @@ class SoloGroup:
 
 
 SOLO = SoloGroup()
+
+
+class PulsingGroup:
+    """``group``, whose collectives are where a rank is seen to move on; those of one rank wait for nobody."""
+
+    def __init__(self, group: ParallelGroup, pulse: Pulse) -> None:
+        self._group, self._pulse = group, pulse
+        self.rank, self.world_size = group.rank, group.world_size
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        with self._pulse.waiting():
+            return self._group.all_reduce(x)
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        with self._pulse.waiting():
+            return self._group.all_gather(x)
 
 
 class DistributedGroup:

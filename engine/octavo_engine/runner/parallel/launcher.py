@@ -6,6 +6,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from typing import Protocol
@@ -14,6 +15,7 @@ import msgspec
 
 from octavo_engine.runner.parallel.wire import WorkerSpec
 
+END_WITH_PARENT = "--end-with-parent"
 _KILLED_SECONDS = 5.0
 
 
@@ -46,6 +48,7 @@ class LocalLauncher:
 
     host = "127.0.0.1"
     device = 0
+    worker = "octavo_engine.runner.parallel.worker"  # the module that is a rank's process
 
     def __init__(self, world_size: int) -> None:
         self._world_size = world_size
@@ -58,7 +61,9 @@ class LocalLauncher:
         return rank
 
     def start(self, specs: Iterable[WorkerSpec]) -> None:
-        command = [sys.executable, "-m", "octavo_engine.runner.parallel.worker"]
+        command = [sys.executable, "-m", self.worker]
+        if threading.current_thread() is threading.main_thread():  # which ends with the process alone
+            command.append(END_WITH_PARENT)
         for spec in specs:
             process = subprocess.Popen(command, stdin=subprocess.PIPE)
             assert process.stdin is not None

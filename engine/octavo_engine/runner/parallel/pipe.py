@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from octavo_engine.runner.parallel.pulse import Pulse
+
 _MOST_ON_THE_WAY = 8
 
 
@@ -31,8 +33,9 @@ class Pipe:
         hidden_size: int,
         dtype: torch.dtype,
         device: torch.device,
+        pulse: Pulse,
     ) -> None:
-        self._before, self._after = before, after
+        self._before, self._after, self._pulse = before, after, pulse
         self._hidden_size, self._dtype, self._device = hidden_size, dtype, device
         self._on_the_way: deque[tuple[Any, Tensor]] = deque()
 
@@ -53,7 +56,8 @@ class Pipe:
     def receive(self, room: Tensor | None) -> None:
         """The next hidden states, into ``room`` of just their size; nothing happens in the first stage."""
         if self._before is not None and room is not None:
-            dist.recv(room, self._before.rank, self._before.group)
+            with self._pulse.waiting():
+                dist.recv(room, self._before.rank, self._before.group)
 
     def send(self, hidden: Tensor) -> None:
         """``hidden`` may be overwritten afterwards; nothing happens in the last stage."""
@@ -62,4 +66,5 @@ class Pipe:
         copy = hidden.clone()
         self._on_the_way.append((dist.isend(copy, self._after.rank, self._after.group), copy))
         while len(self._on_the_way) > _MOST_ON_THE_WAY:
-            self._on_the_way.popleft()[0].wait()
+            with self._pulse.waiting():
+                self._on_the_way.popleft()[0].wait()

@@ -66,24 +66,25 @@ def join(place: Place, store: Store, device: torch.device, config: EngineConfig)
         timeout=timedelta(seconds=parallel.start_timeout),
         device_id=device if nccl else None,
     )
-    pipes = _pipes(parallel, timedelta(seconds=parallel.collective_timeout + config.step_timeout))
+    # The watch over all ranks finds a hang sooner, and knows whose it is.
+    patience = timedelta(seconds=parallel.collective_timeout + config.step_timeout)
+    pipes = _pipes(parallel, patience)
     before, after = place.rank - place.tensor, place.rank + place.tensor
     return Links(
-        _group(place, parallel, nccl),
+        _group(place, parallel, patience, nccl),
         None if place.first else Neighbour(before, pipes[before, place.rank]),
         None if place.last else Neighbour(after, pipes[place.rank, after]),
     )
 
 
-def _group(place: Place, parallel: ParallelConfig, nccl: bool) -> ParallelGroup:
+def _group(place: Place, parallel: ParallelConfig, patience: timedelta, nccl: bool) -> ParallelGroup:
     """Those of this rank's stage: every rank must make the groups of all stages."""
     if place.tensor == 1:
         return SOLO
     if nccl and parallel.pipeline == 1:
         return DistributedGroup()  # all ranks; another group would take memory of its own
-    limit = timedelta(seconds=parallel.collective_timeout)
     groups = [
-        dist.new_group(list(range(first, first + place.tensor)), timeout=limit)
+        dist.new_group(list(range(first, first + place.tensor)), timeout=patience)
         for first in range(0, parallel.world_size, place.tensor)
     ]
     return DistributedGroup(groups[place.stage])

@@ -6,7 +6,6 @@ Importing this needs no Ray: its command line is started, and lives and dies wit
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -16,8 +15,8 @@ import tempfile
 from importlib.util import find_spec
 
 from octavo_engine.errors import ConfigError
+from octavo_engine.runner.parallel.parent import end_with_parent
 
-_PR_SET_PDEATHSIG = 1
 _OBJECT_STORE_BYTES = 80 << 20  # nothing travels through it; Ray wants no less
 _ENVIRONMENT = {
     "RAY_DISABLE_DOCKER_CPU_WARNING": "1",
@@ -87,7 +86,7 @@ def answers(host: str, port: int, seconds: float = 2.0) -> bool:
 
 def main() -> None:
     """Become Ray's command line, which is told when its parent dies."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)
     os.execv(sys.executable, [sys.executable, "-m", "ray.scripts.scripts", *sys.argv[1:]])
 
 

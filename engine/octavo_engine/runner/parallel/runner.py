@@ -8,8 +8,6 @@ core:    launch(step) ── broadcast ──> every other rank
 from __future__ import annotations
 
 import contextlib
-import math
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -22,9 +20,20 @@ from octavo_engine.errors import EngineError
 from octavo_engine.messages import RunnerSpec, StepInput, StepResult
 from octavo_engine.runner.parallel.broadcast import Broadcast
 from octavo_engine.runner.parallel.launcher import Launcher
+from octavo_engine.runner.parallel.pulse import Pulse
 from octavo_engine.runner.parallel.topology import places
 from octavo_engine.runner.parallel.watch import Watch
-from octavo_engine.runner.parallel.wire import Allocate, Done, Join, Load, Profile, Step, Stop, WorkerSpec
+from octavo_engine.runner.parallel.wire import (
+    Allocate,
+    Beat,
+    Done,
+    Join,
+    Load,
+    Profile,
+    Step,
+    Stop,
+    WorkerSpec,
+)
 
 if TYPE_CHECKING:
     from octavo_engine.runner.model_runner import ModelRunner
@@ -42,7 +51,7 @@ class ParallelRunner:
         self._places = places(config.parallel)
         self._context = zmq.Context()
         self._watch = Watch(
-            self._context, self._places[1:], launcher, config.parallel.collective_timeout, self._stalled
+            self._context, self._places, launcher, config.parallel.collective_timeout, self._beat
         )
         here = launcher.here()
         near, far = [rank for rank in here if rank], sorted({p.rank for p in self._places} - set(here))
@@ -51,7 +60,9 @@ class ParallelRunner:
         self._decoder = msgspec.msgpack.Decoder(StepResult)
         self._own: ModelRunner | None = None
         self._launched: deque[StepInput] = deque()
-        self._moved_at = 0.0
+        self._pulse = Pulse()
+        self._called = False  # between calls nobody waits for the steps in flight
+        self._steps = 0
         self._tokens: list[tuple[int, int, int]] = []
 
     def on_failure(self, tell: Callable[[EngineError], None]) -> None:
@@ -92,19 +103,20 @@ class ParallelRunner:
                 step = msgspec.structs.replace(step, tokens=self._tokens)
                 self._tokens = []
             self._broadcast.send(Step(step))
-            if not self._launched:
-                self._moved_at = time.monotonic()
             self._launched.append(step)
+            self._pulse.moved()
             self._rank_0.launch(step)
 
     def collect(self) -> StepResult:
         with self._guarded():
             result = self._rank_0.collect()
-            step = self._launched.popleft()
+            self._steps += 1
+            self._pulse.moved()
             if self._config.parallel.pipeline > 1:
                 result = self._last_stages_result()
-                self._note_tokens(step, result)
-            self._moved_at = time.monotonic()
+                self._note_tokens(self._launched[0], result)
+            self._launched.popleft()
+            self._pulse.moved()
             return result
 
     def _last_stages_result(self) -> StepResult:
@@ -154,10 +166,9 @@ class ParallelRunner:
         at = Join(self._launcher.host, store.port)
         self._broadcast.send(at)
         neighbours = len(self._launcher.here())
-        self._own = take_seat(self._config, self._places[0], self._launcher.device, neighbours, at, store)
+        place, device = self._places[0], self._launcher.device
+        self._own = take_seat(self._config, place, device, neighbours, at, self._pulse, store)
         self._answers("join", patience, "joined the others")
-        if self._own.on_cpu:  # where a long step is no sign of a hang; gloo's own limit finds those
-            self._watch.limit = math.inf
         if self._broadcast.ring is not None:
             self._broadcast.ring.unlink()  # all have it open: nothing is left behind, whatever happens
 
@@ -178,12 +189,14 @@ class ParallelRunner:
     def _answers(self, command: str, patience: float, hint: str) -> list[Done]:
         return self._watch.answers(command, patience, hint)
 
-    def _stalled(self) -> float:
-        return time.monotonic() - self._moved_at if self._launched else 0.0
+    def _beat(self) -> Beat:
+        doing = self._pulse.doing(len(self._launched) if self._called else 0)
+        return Beat(0, self._steps, self._pulse.count, doing)
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
         """Turns what torch says of a lost rank into a sentence that names it."""
+        self._called = True
         try:
             self._watch.check()
             yield
@@ -191,3 +204,5 @@ class ParallelRunner:
             raise
         except Exception as error:
             raise self._watch.explained(error) from error
+        finally:
+            self._called = False

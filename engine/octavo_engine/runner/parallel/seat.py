@@ -7,7 +7,9 @@ from torch._C._distributed_c10d import Store
 
 from octavo_engine.config import EngineConfig
 from octavo_engine.runner.model_runner import ModelRunner, Seat
+from octavo_engine.runner.parallel.group import PulsingGroup
 from octavo_engine.runner.parallel.process_group import join, reach_store, set_environment
+from octavo_engine.runner.parallel.pulse import Pulse
 from octavo_engine.runner.parallel.topology import Place
 from octavo_engine.runner.parallel.wire import Join
 from octavo_engine.runner.placement import choose_device
@@ -25,6 +27,7 @@ def take_seat(
     device: int,
     neighbours: int,
     at: Join,
+    pulse: Pulse,
     store: Store | None = None,
 ) -> ModelRunner:
     """Join the other ranks at the store (``store``: the one that this process keeps)."""
@@ -32,5 +35,6 @@ def take_seat(
     found = store or reach_store(at.host, at.port, config.parallel.start_timeout)
     chosen = choose_device(config.model, device)
     links = join(place, found, chosen, config)
-    seat = Seat(place, device, neighbours, links.group, links.before, links.after)
+    group = PulsingGroup(links.group, pulse)
+    seat = Seat(place, device, neighbours, group, links.before, links.after, pulse)
     return ModelRunner(config, seat)

@@ -6,22 +6,28 @@ The first thing that goes wrong is the group's end: nothing half alive goes on.
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import threading
 import time
+import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import zmq
 
 from octavo_engine.errors import ConfigError, EngineError
 from octavo_engine.runner.parallel.launcher import Launcher
+from octavo_engine.runner.parallel.progress import Progress
 from octavo_engine.runner.parallel.topology import Place
 from octavo_engine.runner.parallel.wire import Beat, Done, Failed, Hello, Report
 
 _ROUND_MS = 100
 _SILENCE_SECONDS = 15.0  # a rank that lives beats once a second
+_STARTING_SILENCE_SECONDS = 60.0  # torch's import may hold up all of a process's threads
+_PAUSE_SECONDS = 1.0  # a round that takes longer was held up itself, and with it the reading of beats
+_END_SECONDS = 5.0  # for the launcher to end the others; Ray may not answer
 _STUCK_SECONDS = 10.0  # how long the engine's thread has to notice a failure by itself
 _CAUSE_SECONDS = 3.0  # how long a failure that may be another rank's waits for that rank's end to be seen
 
@@ -31,30 +37,28 @@ class RankLost(EngineError):
 
 
 class Watch(threading.Thread):
-    """Started before the ranks; ``places`` are those beside rank 0.
-
-    ``stalled`` tells for how long rank 0's own work has not moved on.
-    """
+    """Started before the ranks; ``places`` has rank 0's first, whose own work is told by ``own``."""
 
     def __init__(
         self,
         context: zmq.Context[zmq.Socket[bytes]],
-        places: Iterable[Place],
+        places: Sequence[Place],
         launcher: Launcher,
         collective_timeout: float,
-        stalled: Callable[[], float],
+        own: Callable[[], Beat],
     ) -> None:
         super().__init__(name="octavo-watch", daemon=True)
-        self._places = {place.rank: place for place in places}
-        self._launcher, self._stalled = launcher, stalled
-        self.limit = collective_timeout
+        self._own_place, self._places = places[0], {place.rank: place for place in places[1:]}
+        self._launcher, self._own = launcher, own
+        self._progress = Progress(collective_timeout)
+        self._silence = min(_SILENCE_SECONDS, collective_timeout)
+        self._clock = 0.0  # seconds; stands still while this process does
         self._socket = context.socket(zmq.PULL)
         self._socket.set_hwm(0)
         self._decoder = msgspec.msgpack.Decoder(Report)
         self._changed = threading.Condition()
         self._done: dict[str, dict[int, Done]] = defaultdict(dict)
-        self._hosts: dict[int, str] = {}
-        self._beats: dict[int, Beat] = {}
+        self._hosts = {0: platform.node()}
         self._heard: dict[int, float] = {}
         self._suspect: tuple[float, EngineError] | None = None  # (when it counts, what would be said)
         self._over = False
@@ -68,12 +72,22 @@ class Watch(threading.Thread):
         return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def run(self) -> None:
+        try:
+            self._rounds()
+        except Exception as error:
+            traceback.print_exc()
+            self._fail(RankLost(f"The engine ended because its watch over the ranks failed: {error}"))
+        self._socket.close(linger=0)
+
+    def _rounds(self) -> None:
+        before = time.monotonic()
         while not self._over:
             if self._socket.poll(_ROUND_MS):
                 self._take(self._decoder.decode(self._socket.recv()))
+            now = time.monotonic()
+            self._clock, before = self._clock + min(now - before, _PAUSE_SECONDS), now
             if self.failure is None:
-                self._look(time.monotonic())
-        self._socket.close(linger=0)
+                self._look(self._clock)
 
     def stop(self) -> None:
         """From now on the ends of ranks are as they should be."""
@@ -111,9 +125,9 @@ class Watch(threading.Thread):
         return self.failure
 
     def _take(self, report: Report) -> None:
-        self._heard[report.rank] = time.monotonic()
+        self._heard[report.rank] = self._clock
         if isinstance(report, Beat):
-            self._beats[report.rank] = report
+            self._progress.note(report, self._clock)
         elif isinstance(report, Failed):
             self._suspect_or_fail(report)
         else:
@@ -132,7 +146,7 @@ class Watch(threading.Thread):
             error = RankLost(
                 f"The engine ended because {self._rank_name(report.rank)} failed: {report.sentence}"
             )
-            self._suspect = time.monotonic() + _CAUSE_SECONDS, error
+            self._suspect = self._clock + _CAUSE_SECONDS, error
 
     def _look(self, now: float) -> None:
         """Who has ended, is silent, or does not move on. A rank that has said why it ends ends as told."""
@@ -145,27 +159,23 @@ class Watch(threading.Thread):
             if now > self._suspect[0]:
                 self._fail(self._suspect[1])
             return
-        for rank, at in self._heard.items():
-            if now - at > _SILENCE_SECONDS:
-                sentence = f"{self._rank_name(rank)} has not been heard of for {now - at:.0f} seconds"
-                self._fail(RankLost(f"The engine ended because {sentence}."))
-                return
-        self._look_for_hang()
+        if silent := self._silent(now):
+            sentence = f"{self._rank_name(silent[0])} has not been heard of for {silent[1]:.0f} seconds"
+            self._fail(RankLost(f"The engine ended because {sentence}."))
+            return
+        self._progress.note(self._own(), now)
+        if hung := self._progress.hung(now):
+            names = ", ".join(self._rank_name(beat.rank) for beat in hung)
+            still = min(self._progress.still(beat.rank, now) for beat in hung)
+            self._fail(RankLost(f"The engine ended because {names} {_hangs(hung)} for {still:.0f} seconds."))
 
-    def _look_for_hang(self) -> None:
-        if len(self._beats) < len(self._places):
-            return
-        stalled = min(self._stalled(), *(beat.stalled for beat in self._beats.values()))
-        if stalled <= self.limit:
-            return
-        steps = min(beat.steps for beat in self._beats.values())
-        behind = [self._rank_name(rank) for rank, beat in self._beats.items() if beat.steps == steps]
-        self._fail(
-            RankLost(
-                f"The engine ended because the ranks' step has not moved on for {stalled:.0f} seconds; "
-                f"furthest behind: {', '.join(behind)} after {steps} steps."
-            )
-        )
+    def _silent(self, now: float) -> tuple[int, float] | None:
+        """(rank, seconds since it was heard of)."""
+        joined = self._done["join"]
+        for rank, at in self._heard.items():
+            if now - at > (self._silence if rank in joined else _STARTING_SILENCE_SECONDS):
+                return rank, now - at
+        return None
 
     def _give_up(self, command: str, patience: float, hint: str) -> None:
         missing = sorted(self._places.keys() - self._done[command].keys())
@@ -179,7 +189,9 @@ class Watch(threading.Thread):
                 return
             self.failure = error
             self._changed.notify_all()
-        self._launcher.end(0.0)
+        ending = threading.Thread(target=self._launcher.end, args=(0.0,), daemon=True)
+        ending.start()
+        ending.join(_END_SECONDS)
         self.on_failure(error)
         if threading.current_thread() is self and not self._heeded.wait(_STUCK_SECONDS):
             sys.stderr.write(f"{error}\n")
@@ -192,7 +204,13 @@ class Watch(threading.Thread):
             raise self.failure
 
     def _rank_name(self, rank: int) -> str:
-        return self._places[rank].name(self._hosts.get(rank, ""))
+        place = self._places.get(rank, self._own_place)
+        return place.name(self._hosts.get(rank, ""))
+
+
+def _hangs(hung: list[Beat]) -> str:
+    verb = "has" if len(hung) == 1 else "have"
+    return f"{verb} not moved on in step {hung[0].steps + 1}"
 
 
 def _capital(sentence: str) -> str:

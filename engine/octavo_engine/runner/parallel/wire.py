@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from octavo_engine.config import EngineConfig
@@ -56,6 +58,9 @@ Command = Join | Load | Profile | Allocate | Step | Stop
 
 
 # ---- workers -> core -------------------------------------------------------------------------------------
+Doing = Literal["idle", "working", "waiting"]  # waiting: for other ranks, or for a GPU
+
+
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
     rank: int
     host: str
@@ -71,11 +76,12 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):
-    """Once a second. ``stalled``: seconds since the work at hand last moved on."""
+    """Once a second. ``moved`` changes as the work at hand moves on; ``steps`` are those that are done."""
 
     rank: int
     steps: int
-    stalled: float
+    moved: int
+    doing: Doing
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

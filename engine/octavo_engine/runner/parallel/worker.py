@@ -12,7 +12,6 @@ import platform
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -21,6 +20,9 @@ import msgspec
 import zmq
 
 from octavo_engine.errors import EngineError
+from octavo_engine.runner.parallel.launcher import END_WITH_PARENT
+from octavo_engine.runner.parallel.parent import end_with_parent
+from octavo_engine.runner.parallel.pulse import Pulse
 from octavo_engine.runner.parallel.ring import RingReader
 from octavo_engine.runner.parallel.topology import Place
 from octavo_engine.runner.parallel.wire import (
@@ -60,7 +62,6 @@ class Mail:
         self._reports = self._connected(zmq.PUSH, spec.reports)
         self._results = self._connected(zmq.PUSH, spec.results)
         self._spec = spec
-        self.rank = spec.rank
         self._decoder = msgspec.msgpack.Decoder(Command)
 
     def receive(self, seconds: float) -> Command | None:
@@ -100,9 +101,9 @@ class Worker:
         self._spec, self._mail = spec, mail
         self._place = Place(spec.rank, spec.config.parallel.tensor, spec.config.parallel.pipeline)
         self._runner: ModelRunner | None = None
+        self._pulse = Pulse()
         self._in_flight = 0
-        self.steps = 0
-        self.moved_at: float | None = None  # time of the last progress, None while there is nothing to do
+        self._steps = 0
 
     def run(self) -> None:
         """Until told to stop."""
@@ -139,7 +140,7 @@ class Worker:
         from octavo_engine.runner.parallel.seat import take_seat
 
         spec = self._spec
-        self._runner = take_seat(spec.config, self._place, spec.device, spec.neighbours, meeting)
+        self._runner = take_seat(spec.config, self._place, spec.device, spec.neighbours, meeting, self._pulse)
 
     def leave(self) -> None:
         """Part from the others."""
@@ -150,9 +151,9 @@ class Worker:
             leave()
 
     def _launch(self, command: Step) -> None:
-        self.moved_at = self.moved_at or time.monotonic()
-        self.runner.launch(command.step)
         self._in_flight += 1
+        self._pulse.moved()
+        self.runner.launch(command.step)
         while self._in_flight > _MOST_IN_FLIGHT:
             self._collect()
 
@@ -161,8 +162,12 @@ class Worker:
         if self._place.reports:
             self._mail.result(result)
         self._in_flight -= 1
-        self.steps += 1
-        self.moved_at = time.monotonic() if self._in_flight else None
+        self._steps += 1
+        self._pulse.moved()
+
+    def beat(self) -> Beat:
+        """What may be said from another thread."""
+        return Beat(self._spec.rank, self._steps, self._pulse.count, self._pulse.doing(self._in_flight))
 
 
 def serve(spec: WorkerSpec) -> int:
@@ -201,8 +206,7 @@ def lost_peer(error: Exception) -> bool:
 def _beat(worker: Worker, mail: Mail, stopping: threading.Event) -> None:
     report = mail.beats()
     while not stopping.wait(_BEAT_SECONDS):
-        since = worker.moved_at
-        report(Beat(mail.rank, worker.steps, 0.0 if since is None else time.monotonic() - since))
+        report(worker.beat())
 
 
 def _end_with_core(pipe: int) -> None:
@@ -215,6 +219,8 @@ def main() -> int:
     """Entry of the process: the spec is stdin's first line, and stdin's end is the core's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if END_WITH_PARENT in sys.argv:  # a rank that hangs does not hear of its stdin's end
+        end_with_parent(signal.SIGKILL)
     spec = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerSpec)
     threading.Thread(target=_end_with_core, args=(sys.stdin.fileno(),), daemon=True).start()
     code = serve(spec)

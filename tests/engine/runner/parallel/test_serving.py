@@ -43,6 +43,14 @@ def test_a_lost_rank_ends_the_server_with_its_name_and_no_orphans(server: Runnin
     assert not core.is_running()
 
 
+def test_a_rank_that_hangs_does_not_outlive_a_killed_server(server: RunningServer) -> None:
+    core, rank = server.core, rank_1(server)
+    os.kill(rank.pid, signal.SIGSTOP)
+    server.process.kill()
+    _, alive = psutil.wait_procs([core, rank], timeout=10)
+    assert not alive
+
+
 def test_sigterm_lets_a_stream_finish_and_every_rank_end(server: RunningServer) -> None:
     rank = rank_1(server)
     stream = OpenStream(server, max_tokens=100)

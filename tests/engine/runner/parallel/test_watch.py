@@ -16,6 +16,9 @@ from octavo_engine.runner.parallel.topology import places
 from octavo_engine.runner.parallel.watch import Watch
 from octavo_engine.runner.parallel.wire import Beat, Done, Failed, Hello, Report, WorkerSpec
 
+LIMIT = 1.0  # seconds
+IDLE = Beat(0, 9, 0, "idle")
+
 
 class Ranks:
     """A launcher of ranks that only report."""
@@ -45,11 +48,9 @@ class Ranks:
 class Watched:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "_STUCK_SECONDS", 60.0)
-        self.ranks, self.stalled = Ranks(), 0.0
+        self.ranks = Ranks()
         self.context = zmq.Context()
-        self.watch = Watch(
-            self.context, places(ParallelConfig(tensor=3))[1:], self.ranks, 20, lambda: self.stalled
-        )
+        self.watch = Watch(self.context, places(ParallelConfig(tensor=3)), self.ranks, LIMIT, lambda: IDLE)
         self.socket = self.context.socket(zmq.PUSH)
         self.socket.connect(self.watch.bind("tcp://127.0.0.1:*"))
         self.watch.start()
@@ -94,8 +95,12 @@ def _end(watched: Watched) -> None:
 
 
 def _hang(watched: Watched) -> None:
-    watched.stalled = 40.0
-    watched.say(Beat(1, 7, 50.0), Beat(2, 6, 50.0))
+    watched.say(Hello(1, "node-a"), Hello(2, "node-b"))  # whose silence counts only once they have joined
+    watched.say(Beat(1, 7, 50, "waiting"), Beat(2, 6, 50, "working"))
+
+
+def _fall_silent(watched: Watched) -> None:
+    watched.say(Hello(1, "node-a"), Hello(2, "node-b"), Done(2, "join"))
 
 
 def _wrong_setting(watched: Watched) -> None:
@@ -115,7 +120,8 @@ def _suffer_from_an_end(watched: Watched) -> None:
     ("happens", "sentence"),
     [
         (_end, "because rank 2 was killed (SIGKILL)."),
-        (_hang, "not moved on for 40 seconds; furthest behind: rank 2 after 6 steps."),
+        (_hang, "because rank 2 on node-b has not moved on in step 7 for 1 seconds."),
+        (_fall_silent, "because rank 2 on node-b has not been heard of for 1 seconds."),
         (_wrong_setting, "--tensor-parallel-size 3 does not divide 4. (on rank 1)"),
         (_suffer, "because rank 1 failed: RuntimeError: connection closed"),
         (_suffer_from_an_end, "because rank 2 was killed (SIGKILL)."),
