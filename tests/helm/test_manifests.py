@@ -117,6 +117,16 @@ SETTINGS = {
         podAnnotations: {a: b}},
         image: {registry: "r.example/o", pullSecrets: [{name: pull}]}, commonLabels: {owner: ml}}
         """,
+    "open to the outside": """
+        {router: {service: {type: LoadBalancer, nodePort: 30080, loadBalancerClass: example.com/internal,
+        loadBalancerSourceRanges: [10.0.0.0/8], externalTrafficPolicy: Local},
+        ingress: {enabled: true, className: nginx, hosts: [llm.example.com], annotations: {a: b},
+        tls: [{hosts: [llm.example.com], secretName: cert}]},
+        autoscaling: {enabled: true}, extraVolumes: [{name: ca, configMap: {name: ca}}],
+        extraVolumeMounts: [{name: ca, mountPath: /ca}]},
+        operator: {extraVolumes: [{name: ca, configMap: {name: ca}}],
+        extraVolumeMounts: [{name: ca, mountPath: /ca}]}}
+        """,
     "in one namespace": "{watchNamespaces: [octavo-system]}",
 }
 

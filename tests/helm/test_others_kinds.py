@@ -25,6 +25,7 @@ DEFINITIONS = (
         "monitoring.coreos.com",
         ("podmonitors", "servicemonitors", "prometheusrules"),
     ),
+    ("sigs.k8s.io/gateway-api@v1.3.0", "config/crd/standard", "gateway.networking.k8s.io", ("httproutes",)),
 )
 MONITORS = "monitoring.monitors.enabled=true"
 RENDERED: dict[str, tuple[str, tuple[str, ...], int]] = {
@@ -39,6 +40,15 @@ RENDERED: dict[str, tuple[str, tuple[str, ...], int]] = {
     "monitors of pods": ("PodMonitor", (MONITORS, 'monitoring.monitors.labels={"release": "p"}'), 3),
     "monitors of two namespaces": ("PodMonitor", (MONITORS, 'watchNamespaces=["a", "b"]'), 3),
     "monitors of Services": ("ServiceMonitor", (MONITORS, 'monitoring.monitors.kind="ServiceMonitor"'), 3),
+    "a route": (
+        "HTTPRoute",
+        (
+            "router.httpRoute.enabled=true",
+            'router.httpRoute.parentRefs=[{"name": "public", "namespace": "gateways"}]',
+            'router.httpRoute.hostnames=["llm.example.com"]',
+        ),
+        1,
+    ),
     "rules": ("PrometheusRule", ("monitoring.rules.enabled=true",), 1),
 }
 

@@ -270,6 +270,7 @@ def test_pod_defaults_reach_the_operator_and_restart_it_when_they_change(render:
     data = named(changed, "ConfigMap", "octavo-operator")["data"]
     assert data["pod-defaults.yaml"] == "serviceAccountName: models\n"
     assert settings_hash(changed) != settings_hash(render())
+    assert settings_hash(render("operator.scalingDefaults.concurrency=32")) != settings_hash(render())
 
 
 IMAGES = {

@@ -70,3 +70,13 @@ engineClients:
 engineClients: null
 {{- end }}
 {{- end -}}
+
+{{/* The files that the operator reads when it starts: their hash restarts it. */}}
+{{- define "octavo.settingsFiles" -}}
+pod-defaults.yaml: |
+  {{- toYaml .Values.operator.podDefaults | nindent 2 }}
+scaling-defaults.yaml: |
+  {{- toYaml .Values.operator.scalingDefaults | nindent 2 }}
+network-access.yaml: |
+  {{- include "octavo.networkAccess" . | nindent 2 }}
+{{- end -}}
