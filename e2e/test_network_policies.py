@@ -35,7 +35,6 @@ echo 1 >/proc/sys/net/ipv4/ip_forward
 ip addr add 10.201.200.1/32 dev lo
 exec sleep infinity
 """
-INSTANCE = {"app.kubernetes.io/instance": "octavo"}
 LABELS = {
     "engine": ("ml", {"octavo.dev/deployment": "guarded"}),
     "other-engine": ("ml", {"octavo.dev/deployment": "other", "app.kubernetes.io/name": "octavo-engine"}),

@@ -35,10 +35,6 @@ class Tokenizer:
         self.eos_token_ids = list(eos_token_ids)
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
 
-    @property
-    def has_chat_template(self) -> bool:
-        return self._chat is not None
-
     def with_chat_template(self, source: str) -> Tokenizer:
         """The same tokenizer with another chat template."""
         return Tokenizer(

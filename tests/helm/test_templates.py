@@ -30,6 +30,12 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         'scaling.keda.models=[{"name": "llama", "maxReplicas": 8}]',
         "scaling.prometheusAdapter.enabled=true",
     ),
+    "open to the outside": (
+        "router.ingress.enabled=true",
+        "router.autoscaling.enabled=true",
+        'router.service.type="LoadBalancer"',
+        'router.service.loadBalancerSourceRanges=["10.0.0.0/8"]',
+    ),
     "with network policies": ("networkPolicy.enabled=true",),
     "with monitoring": tuple(f"monitoring.{part}.enabled=true" for part in ("monitors", "rules", "board")),
 }
