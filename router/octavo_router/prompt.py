@@ -159,7 +159,8 @@ class Features(msgspec.Struct, eq=False):
             opening += 1
         before = b"".join(_pieces(messages[:opening])) if opening else b""
         text = b"".join(_pieces(messages))
-        first = bytes(messages[opening].content)[:_ANCHOR_BYTES]
+        at, size = len(before) + len(messages[opening].role), len(messages[opening].content)
+        first = text[at : at + min(size, _ANCHOR_BYTES)]  # no second copy of what may be long
         anchor = _hash(first, _hash(before, seed))
         return Prompt(chained(text, seed), anchor, len(before) + len(first))
 
