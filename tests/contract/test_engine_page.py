@@ -10,6 +10,7 @@ from octavo_engine.cli.flags import Parser
 from octavo_engine.cli.serve import add_serve_flags
 from octavo_engine.messages import EngineStats
 from octavo_engine.server.metrics import Metrics
+from octavo_engine.server.protocol import UNBUILT, ChatRequest
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "engine.md").read_text()
 
@@ -21,6 +22,12 @@ def test_the_page_names_each_flag_of_serve() -> None:
     flags = {action.option_strings[0] for action in shown if action.option_strings} - {"-h"}
     section = PAGE.split("## Flags")[1].split("\n## ")[0]
     assert {flag for flag in re.findall(r"`(--[a-z-]+)`", section) if "--no-" not in flag} == flags
+
+
+def test_the_page_names_each_field_that_is_refused() -> None:
+    table = PAGE.partition("| what | fields |")[2].partition("There are no")[0]
+    named = set(re.findall(r"`([a-z_]+)`", table))
+    assert {*UNBUILT, *ChatRequest.unbuilt} - named == set()
 
 
 def test_the_page_names_each_metric() -> None:

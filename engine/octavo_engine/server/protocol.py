@@ -15,7 +15,7 @@ from octavo_engine.errors import RequestError
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.validation import MAX_INTEGER
 
-_UNBUILT = {
+UNBUILT = {
     "tools": "Tool calls are not supported yet",
     "functions": "Function calls are not supported yet",
     "function_call": "Function calls are not supported yet",
@@ -173,7 +173,7 @@ def parse(kind: type[Body], body: bytes) -> Body:
         raise RequestError(f"The body is not valid JSON: {error}.") from error
     if not isinstance(fields, dict):
         raise RequestError(f"The body must be a JSON object, not {_shown(fields)}.")
-    _refuse_unbuilt(fields, {**_UNBUILT, **kind.unbuilt})
+    _refuse_unbuilt(fields, {**UNBUILT, **kind.unbuilt})
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
