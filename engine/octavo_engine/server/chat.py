@@ -15,7 +15,7 @@ from octavo_engine.server.generation import Delta, Generation
 from octavo_engine.server.logprobs import chat_logprobs, prompt_logprobs
 from octavo_engine.server.prompts import chat_prompt, shortened
 from octavo_engine.server.protocol import ChatRequest, sampling_params
-from octavo_engine.server.serving import Serving, new_id
+from octavo_engine.server.serving import Prompt, Serving, new_id
 from octavo_engine.server.stream import DONE, ChunkEncoder
 from octavo_engine.tokenizer import Tokenizer
 from octavo_engine.validation import MAX_LOGPROBS
@@ -24,12 +24,13 @@ from octavo_engine.validation import MAX_LOGPROBS
 class Chat:
     """One request to /v1/chat/completions, checked and ready to run."""
 
-    def __init__(self, request: ChatRequest, model: str, tokenizer: Tokenizer) -> None:
+    def __init__(self, request: ChatRequest, model: str, prompt: Prompt, tokenizer: Tokenizer) -> None:
         self.request_id = new_id("chatcmpl")
         self._request = request
         self._tokenizer = tokenizer
         self._created = int(time.time())
         self._model = model
+        self._prompt_ids = {"prompt_token_ids": prompt.token_ids} if request.return_token_ids else {}
         self._prompt_logprobs: list[TokenLogprobs | None] | None = None
 
     async def chunks(self, generation: Generation) -> AsyncGenerator[bytes, None]:
@@ -45,12 +46,12 @@ class Chat:
             events = []
             for delta in deltas:
                 if delta.index not in begun:
+                    events.append(encoder.raw(_opening(delta.index), None if begun else self._prompt_ids))
                     begun.add(delta.index)
-                    events.append(encoder.raw(_opening(delta.index)))
-                if delta.text or delta.finish_reason or delta.logprobs:
-                    events.append(
-                        encoder.delta(delta.index, delta.text, self._logprobs(delta), delta.finish_reason)
-                    )
+                token_ids = self._token_ids(delta)
+                if delta.text or delta.finish_reason or delta.logprobs or token_ids:
+                    logprobs, finish = self._logprobs(delta), delta.finish_reason
+                    events.append(encoder.delta(delta.index, delta.text, logprobs, finish, token_ids))
             yield b"".join(events)
         yield (encoder.usage(generation.usage.as_json()) if include_usage else b"") + DONE
 
@@ -61,7 +62,8 @@ class Chat:
             for delta in deltas:
                 self._add(choices, delta)
         ordered = [choices[index] for index in sorted(choices)]
-        body = {**self._head("chat.completion"), "choices": ordered, "usage": generation.usage.as_json()}
+        usage = generation.usage.as_json()
+        body = {**self._head("chat.completion"), "choices": ordered, "usage": usage, **self._prompt_ids}
         if self._prompt_logprobs is not None:
             body["prompt_logprobs"] = prompt_logprobs(self._tokenizer, self._prompt_logprobs)
         return msgspec.json.encode(body)
@@ -70,6 +72,8 @@ class Chat:
         message = {"role": "assistant", "content": "", "refusal": None}
         choice = choices.setdefault(delta.index, {"index": delta.index, "message": message, "logprobs": None})
         choice["message"]["content"] += delta.text
+        for name, ids in self._token_ids(delta).items():
+            choice.setdefault(name, []).extend(ids)
         self._prompt_logprobs = delta.prompt_logprobs or self._prompt_logprobs
         choice["finish_reason"], choice["stop_reason"] = delta.finish_reason, delta.stop_reason
         logprobs = self._logprobs(delta)
@@ -77,6 +81,9 @@ class Chat:
             choice["logprobs"] = logprobs
         elif logprobs is not None:
             choice["logprobs"]["content"] += logprobs["content"]
+
+    def _token_ids(self, delta: Delta) -> dict[str, list[int]]:
+        return {"token_ids": delta.token_ids} if self._request.return_token_ids else {}
 
     def _logprobs(self, delta: Delta) -> dict[str, Any] | None:
         return chat_logprobs(self._tokenizer, delta.logprobs) if self._request.logprobs else None
@@ -106,7 +113,7 @@ async def begin_chat(serving: Serving, request: ChatRequest, arrived: float) -> 
     prompts = shortened([prompt], request.truncate_prompt_tokens, max_model_len, asked)
     room = max(1, max_model_len - len(prompts[0].token_ids))
     params = _params(serving, request, room if asked is None else asked)
-    chat = Chat(request, model, serving.tokenizer)
+    chat = Chat(request, model, prompts[0], serving.tokenizer)
     generation = serving.generation(
         request,
         prompts,

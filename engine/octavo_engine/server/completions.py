@@ -45,11 +45,20 @@ class Completion:
             if self._request.continuous_usage:
                 encoder.show_usage(generation.usage.as_json())
             yield b"".join(
-                encoder.delta(delta.index, *self._text_and_logprobs(delta), delta.finish_reason)
+                self._chunk(encoder, delta)
                 for delta in deltas
-                if delta.text or delta.finish_reason or delta.logprobs or delta.index not in self._offsets
+                if delta.text
+                or delta.finish_reason
+                or delta.logprobs
+                or delta.index not in self._offsets
+                or self._request.return_token_ids
             )
         yield (encoder.usage(generation.usage.as_json()) if include_usage else b"") + DONE
+
+    def _chunk(self, encoder: ChunkEncoder, delta: Delta) -> bytes:
+        token_ids = self._token_ids(delta)
+        text, logprobs = self._text_and_logprobs(delta)
+        return encoder.delta(delta.index, text, logprobs, delta.finish_reason, token_ids)
 
     async def answer(self, generation: Generation) -> bytes:
         """The whole answer as JSON."""
@@ -62,6 +71,8 @@ class Completion:
 
     def _add(self, choices: dict[int, dict[str, Any]], delta: Delta) -> None:
         choice = choices.setdefault(delta.index, {"index": delta.index, "text": "", "logprobs": None})
+        for name, ids in self._token_ids(delta).items():
+            choice.setdefault(name, []).extend(ids)
         text, logprobs = self._text_and_logprobs(delta)
         choice["text"] += text
         if delta.prompt_logprobs is not None and self._request.prompt_logprobs is not None:
@@ -73,6 +84,17 @@ class Completion:
         else:
             choice["logprobs"] = logprobs or choice["logprobs"]
 
+    def _token_ids(self, delta: Delta) -> dict[str, list[int]]:
+        """What ``return_token_ids`` adds to a choice; its prompt's come with its first delta."""
+        if not self._request.return_token_ids:
+            return {}
+        if delta.index in self._offsets:
+            return {"token_ids": delta.token_ids}
+        return {"token_ids": delta.token_ids, "prompt_token_ids": self._prompt_of(delta).token_ids}
+
+    def _prompt_of(self, delta: Delta) -> Prompt:
+        return self._prompts[delta.index // (self._request.n or 1)]
+
     def _text_and_logprobs(self, delta: Delta) -> tuple[str, dict[str, Any] | None]:
         """The delta's text, with the prompt before it in a choice's first delta when ``echo`` is set."""
         request = self._request
@@ -82,7 +104,7 @@ class Completion:
         positions: list[TokenLogprobs | None] = [] if silent else list(delta.logprobs)
         token_ids = [] if silent else delta.token_ids
         if request.echo and first:
-            prompt = self._prompts[delta.index // (request.n or 1)]
+            prompt = self._prompt_of(delta)
             text = prompt_text(self._tokenizer, prompt) + text
             token_ids = prompt.token_ids + token_ids
             positions = list(delta.prompt_logprobs or [None] * len(prompt.token_ids)) + positions

@@ -33,7 +33,6 @@ UNBUILT = {
     "use_beam_search": "Beam search is not supported",
     "prompt_embeds": "Prompt embeddings are not supported",
     "chat_template": "A template in the request is not supported; start the server with --chat-template FILE",
-    "return_token_ids": "Token ids in answers are not supported yet; /tokenize gives those of a text",
     "return_tokens_as_token_ids": "Tokens spelled as ids are not supported yet",
     "documents": "Documents for the chat template are not supported yet; put them into a message",
     "allowed_token_ids": "Restricting the vocabulary is not supported yet; use logit_bias",
@@ -85,6 +84,7 @@ class GenerationRequest(_Request):
     cache_salt: str | None = None
     priority: int | None = Field(None, ge=-MAX_INTEGER, le=MAX_INTEGER)
     truncate_prompt_tokens: int | None = None
+    return_token_ids: bool | None = None
 
     @property
     def include_usage(self) -> bool:

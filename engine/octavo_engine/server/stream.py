@@ -23,8 +23,15 @@ class ChunkEncoder:
         """The chunks from here on tell the usage so far."""
         self._tail = b'],"usage":' + _encode(usage) + b"}\n\n"
 
-    def delta(self, index: int, text: str, logprobs: object = None, finish: str | None = None) -> bytes:
-        """One choice's new text."""
+    def delta(
+        self,
+        index: int,
+        text: str,
+        logprobs: object = None,
+        finish: str | None = None,
+        more: dict[str, list[int]] | None = None,
+    ) -> bytes:
+        """One choice's new text, and ``more`` fields of the choice."""
         ending = b',"finish_reason":null}' if finish is None else b',"finish_reason":"%b"}' % finish.encode()
         return b"".join(
             (
@@ -35,14 +42,16 @@ class ChunkEncoder:
                 self._closing,
                 b',"logprobs":',
                 b"null" if logprobs is None else _encode(logprobs),
+                b"," + _encode(more)[1:-1] if more else b"",
                 ending,
                 self._tail,
             )
         )
 
-    def raw(self, choice: dict[str, Any]) -> bytes:
-        """A choice spelled out, for the rare chunk that is no text."""
-        return self._head + _encode(choice) + self._tail
+    def raw(self, choice: dict[str, Any], more: dict[str, list[int]] | None = None) -> bytes:
+        """A choice spelled out, for the rare chunk that is no text; ``more`` stands beside the choices."""
+        beside = b"]," + _encode(more)[1:-1] + self._tail[1:] if more else self._tail
+        return self._head + _encode(choice) + beside
 
     def usage(self, usage: dict[str, Any]) -> bytes:
         """The last chunk: no choices, the usage."""
