@@ -1,5 +1,7 @@
 """The pages name what is there, and nothing that is not: variables, metrics, flags, fields, files."""
 
+import ast
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,3 +183,35 @@ def test_every_value_of_the_chart_that_is_named_exists() -> None:
                     break
                 assert step in node, f"{name}: {path}"
                 node = node[step]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+
+
+def unknown_fields(value: Any, schema: dict[str, Any], path: str = "") -> Iterator[str]:
+    """Fields that the CRD would prune."""
+    if schema.get("x-kubernetes-preserve-unknown-fields") or "additionalProperties" in schema:
+        return
+    for name, inner in value.items() if isinstance(value, dict) else ():
+        known = schema.get("properties", {})
+        if name in known:
+            yield from unknown_fields(inner, known[name], f"{path}.{name}")
+        else:
+            yield f"{path}.{name}"
+
+
+@every_page
+def test_a_resource_that_is_shown_has_only_fields_of_the_crd(name: str, crd: dict[str, Any]) -> None:
+    shown = [each for block in blocks(PAGES[name], "yaml") for each in yaml.safe_load_all(block)]
+    specs = [each["spec"] for each in shown if isinstance(each, dict) and each.get("kind") == "LLMDeployment"]
+    assert [field for spec in specs for field in unknown_fields(spec, crd["spec"])] == []
+
+
+@every_page
+def test_python_that_is_shown_imports_what_is_there(name: str) -> None:
+    for block in blocks(PAGES[name], "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("octavo_"):
+                module = importlib.import_module(str(node.module))
+                assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []

@@ -246,6 +246,19 @@ def test_the_metrics_api_leaves_the_authority_to_the_operator(render: Render) ->
     assert preferred["spec"]["version"] == "v1beta2"
 
 
+def test_roles_and_accounts_of_ones_own_are_taken(render: Render) -> None:
+    kinds = ("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding")
+    bare = render("rbac.create=false")
+    assert not of_kind(bare, *kinds)
+    assert len(bare) == len(render()) - len(of_kind(render(), *kinds))
+    objects = render('operator.serviceAccount={"create": false, "name": "mine"}')
+    assert "octavo-operator" not in {each["metadata"]["name"] for each in of_kind(objects, "ServiceAccount")}
+    pod = named(objects, "Deployment", "octavo-operator")["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == "mine"
+    bound = [each for each in of_kind(objects, *kinds[2:]) if each["metadata"]["name"] == "octavo-operator"]
+    assert [subject["name"] for each in bound for subject in each["subjects"]] == ["mine"]
+
+
 def test_without_the_router_nothing_of_it_is_there(render: Render) -> None:
     assert not [item for item in render("router.enabled=false") if "router" in item["metadata"]["name"]]
 
