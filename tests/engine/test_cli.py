@@ -46,6 +46,7 @@ FLAGS: list[tuple[list[str], str, Any]] = [
     (["--served-model-name", "a", "b"], "model_names", ("a", "b")),
     (["--port", "9"], "port", 9),
     (["--api-key", "k"], "api_key", "k"),
+    (["--allowed-origins", '["https://a.example"]'], "allowed_origins", ("https://a.example",)),
     (["--drain-timeout", "3"], "drain_timeout", 3.0),
     (["--enforce-eager", "-tp", "1"], "engine.parallel.tensor", 1),
 ]
@@ -97,6 +98,7 @@ REFUSALS = [
     ),
     (["serve", "--port", "70000"], "--port must be between 0 and 65535, not 70000."),
     (["serve", "--api-key", ""], "--api-key is empty; give a key, or leave the flag out"),
+    (["serve", "--allowed-origins", "*"], "'*' is not a JSON list of origins, such as"),
     (["serve", "/nowhere/model"], "/nowhere/model does not exist"),
     (["serve", "a", "--model", "b"], "Two models are named, a and --model b; name one."),
     (["serve", "--model", "package://no-such-package"], "Package 'no-such-package' is not installed"),

@@ -11,6 +11,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from octavo_engine.cli.flags import add_engine_flags, engine_config
 from octavo_engine.cli.member import add_member_flags, run_member
 from octavo_engine.core_link import CoreProcess
@@ -44,6 +46,13 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get("OCTAVO_API_KEY") or None,
         help="default: $OCTAVO_API_KEY; none: open to all",
     )
+    group.add_argument(
+        "--allowed-origins",
+        type=_origins,
+        default=options.allowed_origins,
+        metavar="JSON",
+        help="web pages whose browsers may ask, such as '[\"https://chat.example.com\"]'; default: none",
+    )
     group.add_argument("--tokenizer", default=None, help="folder or file; default: the model's own")
     group.add_argument("--chat-template", default=None, metavar="FILE", help="default: the model's own")
     group.add_argument(
@@ -71,6 +80,15 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
     add_engine_flags(parser)
 
 
+def _origins(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(msgspec.json.decode(text, type=list[str]))
+    except msgspec.DecodeError:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is not a JSON list of origins, such as ["https://chat.example.com"]'
+        ) from None
+
+
 def server_options(arguments: argparse.Namespace) -> ServerOptions:
     """Errors: :class:`ConfigError` naming the flag."""
     if arguments.model_tag is not None:
@@ -96,6 +114,7 @@ def server_options(arguments: argparse.Namespace) -> ServerOptions:
         port=arguments.port,
         served_model_names=tuple(names),
         api_key=arguments.api_key,
+        allowed_origins=arguments.allowed_origins,
         tokenizer=arguments.tokenizer,
         chat_template=arguments.chat_template,
         generation_defaults=_generation_defaults(arguments, engine.model.source),

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from octavo_engine.errors import EngineError, RequestError
@@ -37,6 +38,13 @@ def create_app(serving: Serving) -> FastAPI:
     app = FastAPI(title="Octavo engine", version=installed_version(), openapi_url=None)
     app.include_router(_probes(serving))
     app.include_router(_api(serving))
+    if serving.options.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=serving.options.allowed_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+        )
     app.add_exception_handler(EngineError, _on_engine_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_fault)

@@ -18,6 +18,7 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: str | None = None  # None: the model's own
     chat_template: str | None = None  # a file; None: the model's own
     generation_defaults: dict[str, Any] = {}  # sampling parameters where a request is silent
+    allowed_origins: tuple[str, ...] = ()  # of web pages whose browsers may ask; "*": of all
     drain_timeout: float = 30.0  # seconds that running requests get after SIGTERM
     api_workers: int = 1  # processes that share the port
 
