@@ -31,7 +31,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a flag that the operator sets": (
         {"engine": {"extraArgs": ["--port=9000"]}},
-        "engine.extraArgs must not set --model, --served-model-name, --host, --port",
+        "engine.extraArgs must not set --port: the operator does",
     ),
     "an alias that is the name": (
         {"servedName": "big", "aliases": ["big"]},

