@@ -104,6 +104,8 @@ class CoreClient:
         """Whether the step loop is alive, by its last heartbeat."""
         if self.died.done():
             return CoreHealth("dead", str(self.died.result()))
+        if self._fatal is not None:  # it has said why it ends, and is about to
+            return CoreHealth("dead", self._fatal)
         if not self.ready.done():
             return CoreHealth("loading", "The model is loading.")
         stalled = max(self._beat.step_age, self._beat.loop_age) + time.monotonic() - self._beat_at

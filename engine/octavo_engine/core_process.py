@@ -28,7 +28,7 @@ import zmq
 
 from octavo_engine.config import EngineConfig
 from octavo_engine.engine import EngineCore
-from octavo_engine.errors import EngineError
+from octavo_engine.errors import EngineError, in_one_line
 from octavo_engine.fan_out import ClientAddress, FanOut
 from octavo_engine.messages import (
     AbortClient,
@@ -138,7 +138,7 @@ def run_core(spec: CoreSpec) -> int:
         return error.exit_code
     except Exception as error:
         traceback.print_exc()  # a fault of the engine's own: whoever mends it needs the place
-        clients.tell_all(Fatal(f"The engine core failed: {type(error).__name__}: {error}"))
+        clients.tell_all(Fatal(f"The engine core failed: {in_one_line(error)}"))
         return 1
     finally:
         context.destroy(linger=_LINGER_MS)

@@ -13,6 +13,8 @@ EngineError                what a user reads as one sentence; never a traceback
 
 from __future__ import annotations
 
+_LONGEST = 200  # characters of what another library says
+
 
 class EngineError(Exception):
     """Base of all errors that reach a user; ``str()`` is a full sentence."""
@@ -71,3 +73,9 @@ class RequestError(EngineError):
         self.param = param
         self.code = code
         self.retry_after = retry_after
+
+
+def in_one_line(error: Exception) -> str:
+    """Its kind and the first line of what it says: libraries say more than a sentence has room for."""
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {said[:_LONGEST]}" if said else type(error).__name__

@@ -134,6 +134,16 @@ def test_a_busy_port_is_one_sentence_and_exit_code_1(
     assert sentence.startswith(f"Cannot listen on 127.0.0.1 port {server.port}: Address already in use")
 
 
+def test_the_sentence_is_the_containers_termination_message(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    message = tmp_path / "termination-log"
+    message.touch()  # as the kubelet does
+    monkeypatch.setattr("octavo_engine.cli.main._TERMINATION_LOG", message)
+    assert main(["serve", "--node-rank=1"]) == 2
+    assert message.read_text() == capsys.readouterr().err
+
+
 def test_chatting_with_nobody_says_how_to_start_a_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", "--url", f"http://127.0.0.1:{free_port()}"]) == 1
     assert "start one with octavo-engine serve" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterable
@@ -11,11 +12,13 @@ import msgspec
 
 from octavo_engine.config import EngineConfig
 from octavo_engine.errors import EngineError
+from octavo_engine.runner.parallel.ray_loss import how_it_was_lost
 from octavo_engine.runner.parallel.ray_node import RayProcess, answers, check_ray
 from octavo_engine.runner.parallel.wire import WorkerSpec
 
 _LOOK_SECONDS = 0.05
 _KILL_SECONDS = 5.0
+_log = logging.getLogger(__name__)
 
 
 class RayLauncher:
@@ -60,7 +63,7 @@ class RayLauncher:
         if not refs:
             return {}
         done, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
-        return {rank: self._how(ref) for rank, ref in self._serving.items() if ref in done}
+        return {rank: self._how(rank, ref) for rank, ref in self._serving.items() if ref in done}
 
     def end(self, patience: float) -> None:
         refs = list(self._serving.values())
@@ -122,12 +125,12 @@ class RayLauncher:
         if self._gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, ids))
 
-    def _how(self, ref: Any) -> str:
+    def _how(self, rank: int, ref: Any) -> str:
         try:
             return f"ended by itself with exit code {self._ray.get(ref)}"
         except self._ray.exceptions.RayError as error:
-            said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-            return f"was lost ({said.rstrip('.')})"
+            _log.warning("Ray has lost rank %d: %s", rank, error)
+            return how_it_was_lost(error)
 
 
 class RankActor:

@@ -5,6 +5,7 @@ The first thing that goes wrong is the group's end: nothing half alive goes on.
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import sys
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import zmq
 
-from octavo_engine.errors import ConfigError, EngineError
+from octavo_engine.errors import ConfigError, EngineError, in_one_line
 from octavo_engine.runner.parallel.launcher import Launcher
 from octavo_engine.runner.parallel.progress import Progress
 from octavo_engine.runner.parallel.topology import Place
@@ -30,6 +31,7 @@ _PAUSE_SECONDS = 1.0  # a round that takes longer was held up itself, and with i
 _END_SECONDS = 5.0  # for the launcher to end the others; Ray may not answer
 _STUCK_SECONDS = 10.0  # how long the engine's thread has to notice a failure by itself
 _CAUSE_SECONDS = 3.0  # how long a failure that may be another rank's waits for that rank's end to be seen
+_log = logging.getLogger(__name__)
 
 
 class RankLost(EngineError):
@@ -119,7 +121,8 @@ class Watch(threading.Thread):
         with self._changed:
             self._changed.wait_for(lambda: self.failure is not None, _CAUSE_SECONDS)
         if self.failure is None:
-            self._fail(RankLost(f"The engine ended because rank 0 failed: {type(error).__name__}: {error}"))
+            _log.warning("Rank 0 failed.", exc_info=error)
+            self._fail(RankLost(f"The engine ended because rank 0 failed: {in_one_line(error)}"))
         assert self.failure is not None
         self._heeded.set()
         return self.failure

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import zmq
 
-from octavo_engine.errors import EngineError
+from octavo_engine.errors import EngineError, in_one_line
 from octavo_engine.runner.parallel.launcher import END_WITH_PARENT
 from octavo_engine.runner.parallel.parent import end_with_parent
 from octavo_engine.runner.parallel.pulse import Pulse
@@ -186,9 +186,11 @@ def serve(spec: WorkerSpec) -> int:
         mail.report(Failed(spec.rank, str(error), False, error.exit_code))
     except Exception as error:
         suffers = lost_peer(error)
-        if not suffers:
+        if suffers:
+            sys.stderr.write(f"{error}\n")  # NCCL's fills a page, and the report is one sentence
+        else:
             traceback.print_exc()  # a fault of the rank's own: whoever mends it needs the place
-        mail.report(Failed(spec.rank, f"{type(error).__name__}: {error}", suffers))
+        mail.report(Failed(spec.rank, in_one_line(error), suffers))
     worker.leave()
     stopping.set()
     beat.join()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import psutil
 import pytest
 from tests.engine.server.running_server import RunningServer
@@ -31,15 +34,25 @@ def rank_1(server: RunningServer) -> psutil.Process:
     return found
 
 
+def last_health(server: RunningServer) -> dict[str, Any]:
+    """What /health said last before nobody answers any more."""
+    said = [server.client.get("/health").json()]
+    with contextlib.suppress(httpx.TransportError):
+        while True:
+            said.append(server.client.get("/health").json())
+    return said[-1]
+
+
 def test_a_lost_rank_ends_the_server_with_its_name_and_no_orphans(server: RunningServer) -> None:
     core, rank = server.core, rank_1(server)
     os.kill(rank.pid, signal.SIGKILL)
-    server.process.wait(30)
-    assert server.process.returncode == 1
-    assert server.process.stderr is not None
-    last = server.process.stderr.read().splitlines()[-1]
+    health = last_health(server)
+    code, stderr = server.end()
+    assert code == 1
+    last = stderr.splitlines()[-1]
     assert last.startswith("The engine ended because rank 1")
     assert "was killed (SIGKILL)" in last
+    assert (health["status"], health["message"]) == ("dead", last)
     assert not core.is_running()
 
 
