@@ -30,9 +30,9 @@ def ray_port() -> int:
 def joined(ray_port: int) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "octavo_engine", "join", "127.0.0.1", "--ray-port", str(ray_port)]
     paths = os.pathsep.join([str(ROOT / "engine"), str(ROOT)])
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
-    )
+    # An address of its own: rank 0's place is the one at the leader's.
+    environment = {**os.environ, "PYTHONPATH": paths, "OCTAVO_NODE_IP": "127.0.0.2"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     yield process
     family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.kill()
