@@ -3,6 +3,7 @@
 A group whose pod template has changed is replaced whole: it is deleted, and made anew when its pods are gone.
 """
 
+import datetime
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -99,10 +100,22 @@ def sets_of(llmd: LLMDeployment, observed: Children) -> dict[int, Child]:
 
 
 def companions(pods: Iterable[Pod]) -> list[Pod]:
-    """Pods of groups that another pod is leaving: they go with it, so that the leader drains in time."""
+    """Pods of groups that another pod is leaving: they go with it, so that the leader drains in time.
+
+    One that was made since then is a successor already: it waits for the others' successors.
+    """
     found = [pod for pod in pods if GROUP_LABEL in pod.labels]
-    broken = {pod.labels[GROUP_LABEL] for pod in found if pod.leaving}
-    return [pod for pod in found if not pod.leaving and pod.labels[GROUP_LABEL] in broken]
+    broken: dict[str, datetime.datetime] = {}
+    for pod in found:
+        if pod.left is not None:
+            group = pod.labels[GROUP_LABEL]
+            broken[group] = max(pod.left, broken.get(group, pod.left))
+    return [pod for pod in found if not pod.leaving and is_older(pod, broken.get(pod.labels[GROUP_LABEL]))]
+
+
+def is_older(pod: Pod, moment: datetime.datetime | None) -> bool:
+    """Times are whole seconds: one of the same second goes, its own successor will not."""
+    return moment is not None and pod.made <= moment
 
 
 def workload(llmd: LLMDeployment, observed: Children, template: str) -> Child | None:

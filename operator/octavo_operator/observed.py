@@ -1,5 +1,6 @@
 """What is observed: children and pods, decoded to the little that is looked at."""
 
+import datetime
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from octavo_operator.names import (
 
 SCALED = frozenset({"Deployment", "StatefulSet", "GroupScale"})
 """Kinds with a number of replicas."""
+EARLIEST = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 
 
 class Wire(msgspec.Struct, rename="camel", kw_only=True, frozen=True, gc=False):
@@ -207,7 +209,8 @@ class Pod(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     uid: str = ""
     version: int = 0
     template: str = ""
-    leaving: bool = False
+    made: datetime.datetime = EARLIEST
+    left: datetime.datetime | None = None  # when it was told to end
     labels: dict[str, str] = {}
     status: PodStatus = PodStatus()
 
@@ -215,6 +218,10 @@ class Pod(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     def key(self) -> Key:
         """Of the resource it serves."""
         return self.namespace, self.deployment
+
+    @property
+    def leaving(self) -> bool:
+        return self.left is not None
 
     @property
     def ready(self) -> bool:
@@ -231,8 +238,21 @@ class Pod(msgspec.Struct, kw_only=True, frozen=True, gc=False):
         return other is not None and msgspec.structs.replace(self, version=other.version) == other
 
 
+class _PodMeta(Meta, frozen=True):
+    creation_timestamp: datetime.datetime = EARLIEST
+    deletion_grace_period_seconds: int = 0
+
+    @property
+    def left(self) -> datetime.datetime | None:
+        """The deletion timestamp is when it is to have ended."""
+        if self.deletion_timestamp is None:
+            return None
+        grace = datetime.timedelta(seconds=self.deletion_grace_period_seconds)
+        return datetime.datetime.fromisoformat(self.deletion_timestamp) - grace
+
+
 class _PodObject(Wire, frozen=True):
-    metadata: Meta
+    metadata: _PodMeta
     status: PodStatus = PodStatus()
 
 
@@ -250,7 +270,8 @@ def decode_pod(data: bytes | msgspec.Raw) -> Pod:
         uid=meta.uid,
         version=int(meta.resource_version),
         template=meta.annotations.get(TEMPLATE_ANNOTATION, ""),
-        leaving=meta.deletion_timestamp is not None,
+        made=meta.creation_timestamp,
+        left=meta.left,
         labels=meta.labels,
         status=found.status,
     )

@@ -107,9 +107,9 @@ def was_made(llmd: LLMDeployment) -> bool:
 
 
 def is_repair(manifest: Manifest, child: Child | None, made_before: bool) -> bool:
-    """True when the write undoes somebody's change; a changed spec is no repair."""
+    """True when the write undoes somebody's change; a changed spec is no repair, nor is a group made anew."""
     if child is None:
-        return made_before
+        return made_before and manifest["kind"] != "StatefulSet"
     return child.hash == hash_of(manifest)
 
 

@@ -1,4 +1,5 @@
 import asyncio
+import datetime
 from typing import Any
 
 import msgspec
@@ -11,10 +12,10 @@ from octavo_operator.names import Key
 from octavo_operator.observed import Pod, PodStatus
 
 
-def pod(name: str = "p", *, state: str = "running", leaving: bool = False) -> Pod:
+def pod(name: str = "p", *, state: str = "running", left: datetime.datetime | None = None) -> Pod:
     fetch = {"name": "fetch", "state": {state: {}}}
     status = msgspec.convert({"podIP": "127.0.0.1", "initContainerStatuses": [fetch]}, PodStatus)
-    return Pod(name=name, namespace="ns", deployment="m", leaving=leaving, status=status)
+    return Pod(name=name, namespace="ns", deployment="m", left=left, status=status)
 
 
 def health(done: int, total: int, file: str = "f") -> bytes:
@@ -49,7 +50,7 @@ def test_only_news_for_a_person_is_a_change() -> None:
     assert [downloads.take(pod(), each) for each in told if each] == [True, False, True, True]
 
 
-@pytest.mark.parametrize("after", [pod(state="terminated"), pod(leaving=True)])
+@pytest.mark.parametrize("after", [pod(state="terminated"), pod(left=datetime.datetime.now(datetime.UTC))])
 def test_a_download_that_has_ended_is_not_shown(after: Pod) -> None:
     downloads = Downloads()
     found = parse(health(1, 2))

@@ -14,7 +14,7 @@ from octavo_operator.conditions import Seen, status_of
 from octavo_operator.desired.children import children, wanted_template
 from octavo_operator.desired.meta import Defaults, Manifest
 from octavo_operator.groups import Choice, Group, choose, chosen, companions, part_of, wanted_groups, workload
-from octavo_operator.observed import Child, Pod, PodStatus, decode_child
+from octavo_operator.observed import Child, Pod, PodStatus, decode_child, decode_pod
 from octavo_operator.plan import plan
 
 PAIR = {"parallelism": {"tensor": 2, "pods": 2}}
@@ -202,12 +202,32 @@ def test_a_wrong_setting_of_any_member_is_final(make: Any, defaults: Defaults) -
     assert cause is not None and cause.final and cause.message == "--max-model-len is too large"
 
 
-def test_the_others_go_with_a_pod_that_leaves_its_group() -> None:
-    def of(group: str, number: int, leaving: bool = False) -> Pod:
-        labels = {"octavo.dev/group": group}
-        name = f"{group}-{number}"
-        return Pod(name=name, namespace="d", deployment="n", labels=labels, leaving=leaving)
+def engine_pod(name: str, made: int, left: int | None = None) -> Pod:
+    """`made` and `left` in seconds of this minute; with half a minute of grace."""
+    stamp = "2026-11-28T14:{:02d}:{:02d}Z"
+    meta: dict[str, Any] = {
+        "name": name,
+        "labels": {"octavo.dev/group": name[:-2]} if "-" in name else {},
+        "creationTimestamp": stamp.format(1, made),
+    }
+    if left is not None:
+        meta["deletionTimestamp"] = stamp.format(2, left - 30)
+        meta["deletionGracePeriodSeconds"] = 30
+    return decode_pod(msgspec.json.encode({"metadata": meta}))
 
-    single = Pod(name="single", namespace="d", deployment="n", leaving=True)
-    pods = [of("a", 0), of("a", 1, leaving=True), of("a", 2), of("b", 0), single]
-    assert [pod.name for pod in companions(pods)] == ["a-0", "a-2"]
+
+def test_the_others_go_with_a_pod_that_leaves_its_group() -> None:
+    pods = [engine_pod("a-0", 1), engine_pod("a-1", 1, left=40), engine_pod("a-2", 40)]
+    others = [engine_pod("b-0", 1), engine_pod("single", 1, left=50)]
+    assert [pod.name for pod in companions([*pods, *others])] == ["a-0", "a-2"]
+
+
+def test_a_pod_that_was_made_since_stays_while_others_of_its_former_group_end() -> None:
+    assert companions([engine_pod("a-0", 41), engine_pod("a-1", 1, left=40)]) == []
+    assert companions([engine_pod("a-0", 41), engine_pod("a-1", 1, left=40), engine_pod("a-2", 1, left=42)])
+
+
+def test_a_group_made_anew_is_no_repair(make: Any, defaults: Defaults) -> None:
+    llmd = make(status={"observedGeneration": 1}, **PAIR)
+    found = plan(llmd, children(llmd, defaults), {}, frozenset())
+    assert {write.kind for write in found.applies if not write.repairs} == {"StatefulSet"}
