@@ -56,6 +56,7 @@ class Disruptions:
     namespace: str
     streams: OpenLoop
     times: dict[str, tuple[float, float]] = field(default_factory=dict)
+    router_dead: float = 0.0
 
     @contextmanager
     def during(self, name: str) -> Iterator[None]:
@@ -117,6 +118,7 @@ class Disruptions:
         """A router replica dies without a word."""
         victim = self.kubectl.items("pods", "-l", ROUTERS, namespace=NAMESPACE)[0]["metadata"]["name"]
         kill_container(self.cluster, self.kubectl, victim, NAMESPACE)
+        self.router_dead = time.time()
 
         def returned() -> bool:
             status = self.kubectl.get("pod", victim, namespace=NAMESPACE)["status"]["containerStatuses"][0]
@@ -153,7 +155,7 @@ def judge(disruptions: Disruptions, logs: RouterLogs, killed_engine: str) -> Ver
     def is_excused(outcome: Outcome) -> bool:
         if outcome.end == "error event":
             return bool(told[outcome.id].get("pod", "").startswith(killed_engine))
-        ran = outcome.began < killed < outcome.ended
+        ran = outcome.began < disruptions.router_dead and outcome.ended > killed
         return outcome.end == "broken" and ran and outcome.id not in told
 
     outcomes = disruptions.streams.outcomes
