@@ -10,7 +10,7 @@ import openai
 import pytest
 from e2e.cluster.cluster import Cluster
 from e2e.cluster.errors import ClusterError
-from e2e.cluster.network_policies import enforce, removal, rules
+from e2e.cluster.network_policies import enforce, judge_again, removal, rules
 from e2e.installation import changed
 from e2e.kubectl import Kubectl
 from e2e.paced_model import PACED
@@ -59,8 +59,8 @@ def idle_pod(name: str, labels: dict[str, str]) -> dict[str, Any]:
 
 
 @contextmanager
-def enforced(cluster: Cluster, kubectl: Kubectl) -> Iterator[None]:
-    """The policies that the API server has now, in both nodes."""
+def enforced(cluster: Cluster, kubectl: Kubectl, address: str) -> Iterator[None]:
+    """The policies that the API server has now, in both nodes, also for what is connected to `address`."""
 
     def everywhere(kind: str) -> list[dict[str, Any]]:
         return kubectl.items(kind, "--all-namespaces")
@@ -69,6 +69,7 @@ def enforced(cluster: Cluster, kubectl: Kubectl) -> Iterator[None]:
     try:
         for node in cluster.nodes:
             enforce(cluster.node_pid(node), text)
+            judge_again(cluster.node_pid(node), address)
         yield
     finally:
         for node in cluster.nodes:
@@ -89,9 +90,12 @@ def reaching(kubectl: Kubectl, callers: dict[str, str], url: str) -> set[str]:
 
 
 def sampled(kubectl: Kubectl, namespace: str) -> datetime | None:
-    """When the metric that the HPA scales by was read from the engine."""
+    """When the metric that the HPA scales by was read from the engine; None while nobody answers."""
     path = f"/apis/custom.metrics.k8s.io/v1beta2/namespaces/{namespace}/pods/*/octavo_num_requests_in_flight"
-    items = json.loads(kubectl("get", "--raw", path))["items"]
+    try:
+        items = json.loads(kubectl("get", "--raw", path))["items"]
+    except ClusterError:  # the operator's pods have only just changed
+        return None
     return min((datetime.fromisoformat(item["timestamp"]) for item in items), default=None)
 
 
@@ -105,7 +109,8 @@ def test_only_those_who_may_reach_an_engine_do(
 ) -> None:
     model = deploy("guarded", autoscaling=SCALED, **PACED)
     (engine,) = kubectl.items("pods", "-l", "octavo.dev/deployment=guarded", namespace=namespace)
-    pod = f"http://{engine['status']['podIP']}:8000"
+    address = engine["status"]["podIP"]
+    pod = f"http://{address}:8000"
     service = f"http://{kubectl.get('service', 'guarded', namespace=namespace)['spec']['clusterIP']}"
     assert reaching(kubectl, callers, pod) == set(callers)
 
@@ -114,7 +119,7 @@ def test_only_those_who_may_reach_an_engine_do(
 
     with changed(kubectl, VALUES):
         wait_for("the policy", policies)
-        with enforced(cluster, kubectl):
+        with enforced(cluster, kubectl, address):
             since = datetime.now(UTC)
             assert reaching(kubectl, callers, pod) == {"watcher"}
             assert reaching(kubectl, callers, service) == {"watcher"}

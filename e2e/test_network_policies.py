@@ -6,7 +6,7 @@ whom is asked over real connections.
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ import msgspec
 import pytest
 import yaml
 from e2e.cluster.container_parts import container_parts
-from e2e.cluster.network_policies import enforce, removal, rules
+from e2e.cluster.network_policies import enforce, judge_again, removal, rules
 from e2e.waiting import wait_for
 from manifests.render import NAMESPACE, plain_objects
 
@@ -26,8 +26,13 @@ from octavo_operator.desired.meta import Defaults
 from octavo_operator.desired.network_policy import network_policy
 
 GATEWAY = "10.201.200.1"
-SERVE = "import http.server as h; h.HTTPServer(('', 8000), h.SimpleHTTPRequestHandler).serve_forever()"
+SERVE = (
+    "import http.server as h; h.ThreadingHTTPServer(('', 8000), h.SimpleHTTPRequestHandler).serve_forever()"
+)
 CALL = "import socket, sys; socket.create_connection((sys.argv[1], 8000), 2)"
+HOLD = CALL.replace("socket.create", "s = socket.create") + (
+    "; print(flush=True); input(); s.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n'); s.recv(1)"
+)
 NODE = """
 mount -t overlay overlay -o "lowerdir=$0/usr:/usr" /usr
 ip link set lo up
@@ -61,6 +66,20 @@ class Pod:
     def reaches(self, other: "Pod") -> bool:
         command = ["nsenter", "-t", str(self.pid), "-n", sys.executable, "-c", CALL, other.address]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    @contextmanager
+    def connected(self, other: "Pod") -> Iterator[Callable[[], bool]]:
+        """A connection that is open; calling the value tells whether a request over it is answered."""
+        command = ["nsenter", "-t", str(self.pid), "-n", sys.executable, "-c", HOLD, other.address]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout and process.stdout.readline() == b"\n"
+
+            def answers() -> bool:
+                process.communicate(b"\n")
+                return process.returncode == 0
+
+            yield answers
 
     def document(self) -> dict[str, Any]:
         """As the API server would have it."""
@@ -142,18 +161,35 @@ def pods(node: int) -> Iterator[dict[str, Pod]]:
         yield found
 
 
-def test_router_and_operator_reach_an_engine_and_nobody_else_does(node: int, pods: dict[str, Pod]) -> None:
+def rules_of(policies: list[dict[str, Any]], pods: dict[str, Pod]) -> str:
     namespaces = [
         {"metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}}}
         for name in ("ml", NAMESPACE)
     ]
+    return rules(policies, [pod.document() for pod in pods.values()], namespaces)
+
+
+def test_router_and_operator_reach_an_engine_and_nobody_else_does(node: int, pods: dict[str, Pod]) -> None:
     engine, others = pods["engine"], [pod for pod in pods.values() if pod.name != "engine"]
     assert all(pod.reaches(engine) for pod in others)
 
-    enforce(node, rules([guarding_policy()], [pod.document() for pod in pods.values()], namespaces))
+    enforce(node, rules_of([guarding_policy()], pods))
     assert {pod.name for pod in others if pod.reaches(engine)} == {"router", "operator"}
     assert not any(engine.reaches(pod) for pod in others)  # it has nothing to download
     assert pods["other-engine"].reaches(pods["disguised"])  # whom no policy selects
 
     enforce(node, removal())
     assert all(pod.reaches(engine) for pod in others)
+
+
+def test_open_connections_are_judged_again_when_that_is_asked_for(node: int, pods: dict[str, Pod]) -> None:
+    engine = pods["engine"]
+    enforce(node, rules_of([], pods))
+    with ExitStack() as stack:
+        names = ("router", "disguised", "disguised")
+        router, former, later = (stack.enter_context(pods[name].connected(engine)) for name in names)
+        enforce(node, rules_of([guarding_policy()], pods))
+        assert former()
+        judge_again(node, engine.address)
+        assert router()
+        assert not later()

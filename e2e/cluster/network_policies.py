@@ -22,10 +22,25 @@ def enforce(node_pid: int, text: str) -> None:
     Raises:
         ClusterError: nft does not take them.
     """
-    command = ["nsenter", "-t", str(node_pid), "-m", "-n", "nft", "-f", "-"]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    done = _within(node_pid, "nft", "-f", "-", text=text)
     if done.returncode:
         raise ClusterError(f"nft refused the policies: {done.stderr.strip()[-300:]}")
+
+
+def judge_again(node_pid: int, address: str) -> None:
+    """Have connections to `address` that are open go by the policies too, as if they were new.
+
+    Raises:
+        ClusterError: conntrack cannot be run.
+    """
+    done = _within(node_pid, "conntrack", "-D", "-d", address)
+    if "have been deleted" not in done.stderr:  # it fails as well when there were none
+        raise ClusterError(f"conntrack does not forget connections: {done.stderr.strip()[-300:]}")
+
+
+def _within(node_pid: int, *words: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    command = ["nsenter", "-t", str(node_pid), "-m", "-n", *words]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
 
 def removal() -> str:
