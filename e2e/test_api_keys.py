@@ -16,8 +16,8 @@ LIMIT = "octavo.dev/tokens-per-minute"
 
 @pytest.fixture
 def keys_on(octavo: str, kubectl: Kubectl, images: LocalImages) -> Iterator[None]:
-    """The release with API keys, for this case alone."""
-    install(kubectl, images.values(), {"router": {"apiKeys": {"enabled": True}}})
+    """The release with API keys and two routers, for this case alone."""
+    install(kubectl, images.values(), {"router": {"apiKeys": {"enabled": True}, "replicas": 2}})
     yield
     install(kubectl, images.values())
 
@@ -37,23 +37,28 @@ def test_a_secret_opens_its_namespaces_models(
     def client(key: str) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{octavo}/v1", api_key=key, max_retries=0, timeout=120)
 
-    def accepted(key: str) -> bool:
+    def told(key: str, **asked: str) -> set[int]:
+        """Statuses of requests on connections of their own, which any of the routers may get."""
+        method, url = ("POST", f"{octavo}/v1/completions") if asked else ("GET", f"{octavo}/v1/models")
         headers = {"Authorization": f"Bearer {key}"}
-        return httpx.get(f"{octavo}/v1/models", headers=headers).status_code == 200
+        return {
+            httpx.request(method, url, json=asked or None, headers=headers).status_code for _ in range(20)
+        }
 
     with pytest.raises(openai.AuthenticationError, match="not known"):
         ask(client(KEY), model)
     kubectl.apply(secret(KEY), namespace=namespace)
-    wait_for("the key", lambda: accepted(KEY))
+    wait_for("the key", lambda: told(KEY) == {200})
     assert ask(client(KEY), model)
     assert [entry.id for entry in client(KEY).models.list()] == ["guarded"]
 
     kubectl.apply(secret(NEW_KEY, **{LIMIT: "10"}), namespace=namespace)
-    wait_for("the other key", lambda: accepted(NEW_KEY) and not accepted(KEY))
+    wait_for("the other key", lambda: (told(NEW_KEY), told(KEY)) == ({200}, {401}))
     assert ask(client(NEW_KEY), model), "a request may go while anything is left of the limit"
+    wait_for("the limit at both routers", lambda: told(NEW_KEY, model="takes nothing") == {429}, seconds=10)
     with pytest.raises(openai.RateLimitError, match="10 tokens a minute") as refused:
         ask(client(NEW_KEY), model)
     assert int(refused.value.response.headers["retry-after"]) >= 1
 
     kubectl("delete", "secret", "keys", "-n", namespace)
-    wait_for("no key", lambda: not accepted(NEW_KEY))
+    wait_for("no key", lambda: told(NEW_KEY) == {401})
