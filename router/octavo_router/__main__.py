@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,12 @@ import typer
 
 from octavo_router.errors import SettingsError
 from octavo_router.settings import Settings
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"octavo-router {importlib.metadata.version('octavo')}")
+        raise typer.Exit
 
 
 def serve(
@@ -24,6 +31,10 @@ def serve(
         str | None, typer.Option(help="Namespaces, comma-separated; empty: all.")
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end."),
+    ] = False,
 ) -> None:
     """Serves one OpenAI endpoint for all models. Every OCTAVO_* variable of docs/router.md works too."""
     from octavo_router.loop import run_router

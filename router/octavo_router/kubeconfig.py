@@ -60,9 +60,14 @@ def read_kubeconfig(path: Path) -> Access:
         raise SettingsError(
             f"The kubeconfig {path} cannot be used ({why}); set KUBECONFIG or use --static."
         ) from None
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except yaml.YAMLError as error:
+        problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else error
+        raise SettingsError(f"The kubeconfig {path} is not YAML: {problem}.") from None
+    except (KeyError, ValueError) as error:
+        raise SettingsError(f"The kubeconfig {path} is not complete: {error.args[0]} is missing.") from None
+    except TypeError:
         raise SettingsError(
-            f"The kubeconfig {path} is not complete: {error!r} is missing or wrong."
+            f"The kubeconfig {path} is not complete: it is no mapping of the right shape."
         ) from None
 
 

@@ -50,7 +50,12 @@ def test_https_is_verified(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("[", "not complete"), ("{}", "current-context"), ("current-context: a\ncontexts: []", "contexts: a")],
+    [
+        ("[", "is not YAML: expected the node content"),
+        ("just words", "no mapping of the right shape"),
+        ("{}", "not complete: current-context is missing"),
+        ("current-context: a\ncontexts: []", "contexts: a is missing"),
+    ],
 )
 def test_an_incomplete_file_is_named(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "config").write_text(text)
