@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -33,15 +34,18 @@ _MAX_BODY = 64 * 1024 * 1024  # bytes
 _ALIVE = ("ok", "loading", "draining")
 
 
-def create_app(serving: Serving) -> FastAPI:
-    """The application. Its state is ``serving``; several may live in one process."""
+def create_app(serving: Serving, allowed_origins: Sequence[str] = ()) -> FastAPI:
+    """The application. Its state is ``serving``; several may live in one process.
+
+    Pages of `allowed_origins` may ask it from a browser; "*" are all.
+    """
     app = FastAPI(title="Octavo engine", version=installed_version(), openapi_url=None)
     app.include_router(_probes(serving))
     app.include_router(_api(serving))
-    if serving.options.allowed_origins:
+    if allowed_origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=serving.options.allowed_origins,
+            allow_origins=allowed_origins,
             allow_methods=["*"],
             allow_headers=["*"],
         )

@@ -122,7 +122,7 @@ def _tokenizer(options: ServerOptions) -> Tokenizer:
 
 def _uvicorn_config(serving: Serving) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(serving),
+        create_app(serving, serving.options.allowed_origins),
         log_config=None,
         log_level="warning",
         access_log=False,
