@@ -24,6 +24,7 @@ from octavo_engine.runner.parallel.pulse import Pulse
 from octavo_engine.runner.parallel.topology import places
 from octavo_engine.runner.parallel.watch import Watch
 from octavo_engine.runner.parallel.wire import (
+    ARRIVED,
     Allocate,
     Beat,
     Done,
@@ -166,6 +167,7 @@ class ParallelRunner:
         at = Join(self._launcher.host, store.port)
         self._broadcast.send(at)
         neighbours = len(self._launcher.here())
+        self._answers(ARRIVED, patience, "come to meet the others")
         place, device = self._places[0], self._launcher.device
         self._own = take_seat(self._config, place, device, neighbours, at, self._pulse, store)
         self._answers("join", patience, "joined the others")

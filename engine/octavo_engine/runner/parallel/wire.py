@@ -58,6 +58,7 @@ Command = Join | Load | Profile | Allocate | Step | Stop
 
 
 # ---- workers -> core -------------------------------------------------------------------------------------
+ARRIVED = "arrive"  # Done, before a rank joins: one that never does is missed by others, not to blame
 Doing = Literal["idle", "working", "waiting"]  # waiting: for other ranks, or for a GPU
 
 

@@ -26,6 +26,7 @@ from octavo_engine.runner.parallel.pulse import Pulse
 from octavo_engine.runner.parallel.ring import RingReader
 from octavo_engine.runner.parallel.topology import Place
 from octavo_engine.runner.parallel.wire import (
+    ARRIVED,
     Allocate,
     Beat,
     Command,
@@ -140,6 +141,7 @@ class Worker:
         from octavo_engine.runner.parallel.seat import take_seat
 
         spec = self._spec
+        self._mail.report(Done(spec.rank, ARRIVED))
         self._runner = take_seat(spec.config, self._place, spec.device, spec.neighbours, meeting, self._pulse)
 
     def leave(self) -> None:

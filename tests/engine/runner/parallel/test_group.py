@@ -22,7 +22,8 @@ from octavo_engine.runner.model_runner import ModelRunner
 from octavo_engine.runner.parallel import watch
 from octavo_engine.runner.parallel.launcher import LocalLauncher
 from octavo_engine.runner.parallel.runner import ParallelRunner
-from octavo_engine.runner.parallel.wire import WorkerSpec
+from octavo_engine.runner.parallel.wire import ARRIVED, Done, Hello, WorkerSpec
+from octavo_engine.runner.parallel.worker import Mail
 from octavo_engine.sampling_params import SamplingParams
 
 TWO = ParallelConfig(tensor=2, start_timeout=60)
@@ -147,6 +148,27 @@ def test_a_rank_that_does_not_start_in_time_is_named(folder: Path, warm_ranks: W
     parallel = ParallelConfig(tensor=3, start_timeout=0.5)
     runner = ParallelRunner(configuration(folder, parallel), NobodyLauncher(warm_ranks, 3))
     with pytest.raises(EngineError, match=r"Rank 1, rank 2 have not started within 0 seconds"):
+        runner.load()
+
+
+class OneDeafLauncher(WarmLauncher):
+    """Rank 1 comes to meet the others; rank 2 says hello, and hears nothing."""
+
+    def start(self, specs: Iterable[WorkerSpec]) -> None:
+        for spec in specs:
+            mail = Mail(spec)
+            mail.report(Hello(spec.rank, f"node-{spec.rank}"))
+            if spec.rank == 1:
+                mail.report(Done(1, ARRIVED))
+            mail.close()
+
+
+def test_a_rank_that_does_not_join_is_named_and_not_one_that_waited(
+    folder: Path, warm_ranks: WarmRanks
+) -> None:
+    parallel = ParallelConfig(tensor=3, start_timeout=1)
+    runner = ParallelRunner(configuration(folder, parallel), OneDeafLauncher(warm_ranks, 3))
+    with pytest.raises(EngineError, match="Rank 2 on node-2 has not come to meet the others within 1 sec"):
         runner.load()
 
 
