@@ -8,8 +8,10 @@ from typing import Any
 
 import openai
 import pytest
+from e2e.cluster.cluster import Cluster
 from e2e.conftest import conditions, wait_ready
 from e2e.figures import keep
+from e2e.killing import kill_container
 from e2e.kubectl import Kubectl
 from e2e.traffic import ask
 from e2e.waiting import wait_for
@@ -29,6 +31,7 @@ CONDITIONS = (
     "a group of two pods on two nodes of the local cluster (e2e/test_groups.py), SmolLM2-135M-Instruct, "
     "PP 2, Ray and gloo; one run"
 )
+LOST = "The engine ended because rank 1 (stage 1, shard 0) on pair-0-1 "
 GPUS = "/status/capacity/nvidia.com~1gpu"
 
 
@@ -56,7 +59,11 @@ def prompt_tokens(kubectl: Kubectl, pod: str, namespace: str) -> float:
 
 @pytest.mark.timeout(900)
 def test_a_group_on_two_nodes_answers_and_recovers_as_one(
-    deploy: Callable[..., str], openai_client: openai.OpenAI, kubectl: Kubectl, namespace: str
+    deploy: Callable[..., str],
+    openai_client: openai.OpenAI,
+    cluster: Cluster,
+    kubectl: Kubectl,
+    namespace: str,
 ) -> None:
     began = time.monotonic()
     model = deploy(
@@ -76,7 +83,7 @@ def test_a_group_on_two_nodes_answers_and_recovers_as_one(
     before = ask(openai_client, model)
     assert before
 
-    kubectl("delete", "pod", "pair-0-1", "-n", namespace, "--grace-period=0", "--force")
+    kill_container(cluster, kubectl, "pair-0-1", namespace)
     killed = time.monotonic()
     wait_for("the group out of service", lambda: not any(in_service(kubectl, "pair", namespace).values()))
     wait_for("the status", lambda: conditions(kubectl, "pair", namespace)["Available"]["status"] == "False")
@@ -84,6 +91,8 @@ def test_a_group_on_two_nodes_answers_and_recovers_as_one(
         ask(openai_client, model)
     assert refused.value.status_code == 503
     assert "has no ready pod" in str(refused.value)  # the router has not even tried one
+    wait_for("the rank's name", lambda: LOST in conditions(kubectl, "pair", namespace)["Ready"]["message"])
+    print(conditions(kubectl, "pair", namespace)["Ready"]["message"])
     wait_ready(kubectl, "pair", namespace, START_SECONDS)
     report("cluster_killed_pod_to_ready_s", time.monotonic() - killed)
 
