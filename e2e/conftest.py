@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,14 @@ def openai_client(octavo: str) -> Iterator[openai.OpenAI]:
 @pytest.fixture
 def namespace(request: pytest.FixtureRequest, kubectl: Kubectl, octavo: str) -> Iterator[str]:
     """A namespace for this case alone, which is removed with all that is in it."""
-    name = re.sub("[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:50].strip("-")
+    with namespace_of(kubectl, request.node.name) as name:
+        yield name
+
+
+@contextmanager
+def namespace_of(kubectl: Kubectl, case: str) -> Iterator[str]:
+    """A namespace named after a case while the block runs."""
+    name = re.sub("[^a-z0-9]+", "-", case.lower()).strip("-")[:50].strip("-")
     kubectl("create", "namespace", name)
     yield name
     kubectl("delete", "llmdeployments", "--all", "-n", name, "--cascade=foreground", "--timeout=60s")
@@ -104,13 +112,17 @@ def deploy(kubectl: Kubectl, namespace: str) -> Callable[..., str]:
     """
 
     def deploy(name: str, *, ready: bool = True, **spec: object) -> str:
-        model = {**MODEL, "metadata": {"name": name}, "spec": {**MODEL["spec"], **spec}}  # type: ignore[dict-item]
-        kubectl.apply(model, namespace=namespace)
+        kubectl.apply(model_of(name, **spec), namespace=namespace)
         if ready:
             wait_ready(kubectl, name, namespace)
         return f"{namespace}/{name}"
 
     return deploy
+
+
+def model_of(name: str, **spec: object) -> dict[str, Any]:
+    """An LLMDeployment of the embedded model, unless `spec` names another."""
+    return {**MODEL, "metadata": {"name": name}, "spec": {**MODEL["spec"], **spec}}  # type: ignore[dict-item]
 
 
 def conditions(kubectl: Kubectl, name: str, namespace: str) -> dict[str, dict[str, Any]]:

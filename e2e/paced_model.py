@@ -19,3 +19,9 @@ PACED: dict[str, Any] = {
         "volumeMounts": [{"name": "paced", "mountPath": "/paced", "readOnly": True}],
     },
 }
+# The same of two pods a replica, which meet where Ray's head would be.
+PACED_GROUP: dict[str, Any] = {
+    **PACED,
+    "parallelism": {"pipeline": 2, "pods": 2},
+    "engine": {**PACED["engine"], "extraArgs": ["--runner=paced_runner:PacedGroup"]},
+}

@@ -1,14 +1,12 @@
 """A burst of requests makes the HPA scale from 1 to 3 pods on their queue, and back."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import openai
 from e2e.conftest import wait_ready
 from e2e.kubectl import Kubectl
-from e2e.traffic import QUESTION
+from e2e.traffic import burst
 from e2e.waiting import wait_for
 
 CLIENTS = 12
@@ -31,39 +29,10 @@ def test_the_queue_scales_pods_up_and_down(
         return kubectl.get("deployment", "scaled", namespace=namespace)
 
     assert child()["spec"]["replicas"] == 1
-    with burst(openai_client, model):
+    with burst(openai_client, model, CLIENTS):
         wait_for("3 pods wanted", lambda: child()["spec"]["replicas"] == 3)
         wait_for("3 pods that answer", lambda: child()["status"].get("readyReplicas") == 3, seconds=120)
     wait_for("1 pod", lambda: child()["status"].get("replicas") == 1, seconds=90)
     wait_ready(kubectl, "scaled", namespace)
     model_scaled = kubectl.get("llmdeployment", "scaled", namespace=namespace)
     assert "replicas" not in model_scaled["spec"], "the HPA's choice is not written into the user's spec"
-
-
-@contextmanager
-def burst(client: openai.OpenAI, model: str) -> Iterator[None]:
-    """Many clients that ask without end while the block runs, more than pods can take at once."""
-    over = False
-
-    def ask_on() -> None:
-        while not over:
-            stream = client.chat.completions.create(
-                model=model,
-                messages=QUESTION,
-                max_tokens=64,
-                stream=True,
-                extra_body={"ignore_eos": True},
-            )
-            with stream:
-                for _ in stream:
-                    if over:
-                        break
-
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        clients = [pool.submit(ask_on) for _ in range(CLIENTS)]
-        try:
-            yield
-        finally:
-            over = True
-    for each in clients:
-        each.result()

@@ -107,3 +107,32 @@ def open_stream(client: openai.OpenAI, model: str, tokens: int) -> Iterator[Stre
         yield stream
         reading.result()
     assert stream.reason == "length", f"the stream ended with {stream.reason} after {stream.pieces} pieces"
+
+
+@contextmanager
+def burst(client: openai.OpenAI, model: str, clients: int) -> Iterator[None]:
+    """Many clients that ask without end while the block runs, more than pods can take at once."""
+    over = False
+
+    def ask_on() -> None:
+        while not over:
+            stream = client.chat.completions.create(
+                model=model,
+                messages=QUESTION,
+                max_tokens=64,
+                stream=True,
+                extra_body={"ignore_eos": True},
+            )
+            with stream:
+                for _ in stream:
+                    if over:
+                        break
+
+    with ThreadPoolExecutor(clients) as pool:
+        asking = [pool.submit(ask_on) for _ in range(clients)]
+        try:
+            yield
+        finally:
+            over = True
+    for each in asking:
+        each.result()
