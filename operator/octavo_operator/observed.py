@@ -210,7 +210,7 @@ class Pod(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     version: int = 0
     template: str = ""
     made: datetime.datetime = EARLIEST
-    left: datetime.datetime | None = None  # when it was told to end
+    left: datetime.datetime | None = None  # when it was told to end; EARLIEST where that is not known
     labels: dict[str, str] = {}
     status: PodStatus = PodStatus()
 
@@ -244,9 +244,14 @@ class _PodMeta(Meta, frozen=True):
 
     @property
     def left(self) -> datetime.datetime | None:
-        """The deletion timestamp is when it is to have ended."""
+        """The deletion timestamp is when it is to have ended.
+
+        In its last moment, without grace, it is set anew and tells no more when that began.
+        """
         if self.deletion_timestamp is None:
             return None
+        if self.deletion_grace_period_seconds == 0:
+            return EARLIEST
         grace = datetime.timedelta(seconds=self.deletion_grace_period_seconds)
         return datetime.datetime.fromisoformat(self.deletion_timestamp) - grace
 

@@ -202,8 +202,8 @@ def test_a_wrong_setting_of_any_member_is_final(make: Any, defaults: Defaults) -
     assert cause is not None and cause.final and cause.message == "--max-model-len is too large"
 
 
-def engine_pod(name: str, made: int, left: int | None = None) -> Pod:
-    """`made` and `left` in seconds of this minute; with half a minute of grace."""
+def engine_pod(name: str, made: int, left: int | None = None, grace: int = 30) -> Pod:
+    """`made` and `left` in seconds of the same minute."""
     stamp = "2026-11-28T14:{:02d}:{:02d}Z"
     meta: dict[str, Any] = {
         "name": name,
@@ -211,8 +211,8 @@ def engine_pod(name: str, made: int, left: int | None = None) -> Pod:
         "creationTimestamp": stamp.format(1, made),
     }
     if left is not None:
-        meta["deletionTimestamp"] = stamp.format(2, left - 30)
-        meta["deletionGracePeriodSeconds"] = 30
+        meta["deletionTimestamp"] = stamp.format(*divmod(60 + left + grace, 60))
+        meta["deletionGracePeriodSeconds"] = grace
     return decode_pod(msgspec.json.encode({"metadata": meta}))
 
 
@@ -225,6 +225,11 @@ def test_the_others_go_with_a_pod_that_leaves_its_group() -> None:
 def test_a_pod_that_was_made_since_stays_while_others_of_its_former_group_end() -> None:
     assert companions([engine_pod("a-0", 41), engine_pod("a-1", 1, left=40)]) == []
     assert companions([engine_pod("a-0", 41), engine_pod("a-1", 1, left=40), engine_pod("a-2", 1, left=42)])
+
+
+def test_the_last_word_of_a_pod_that_has_ended_takes_no_successor_with_it() -> None:
+    """The API server sets its deletion timestamp to that moment, which is after its successor was made."""
+    assert companions([engine_pod("a-0", 41), engine_pod("a-1", 1, left=45, grace=0)]) == []
 
 
 def test_a_group_made_anew_is_no_repair(make: Any, defaults: Defaults) -> None:
