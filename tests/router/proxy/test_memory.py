@@ -43,7 +43,7 @@ async def test_a_connection_that_ends_leaves_nothing_to_the_garbage_collector(da
             await answers()(call)
 
     def alive() -> int:
-        return sum(isinstance(o, KINDS) for o in gc.get_objects())
+        return sum(type(o) in KINDS for o in gc.get_objects())
 
     async with running_pods(behave) as pods, running_router() as router:
         router.serve("m", *pods)
