@@ -15,7 +15,6 @@ from e2e.waiting import wait_for
 
 CHART = Path(__file__).parents[2] / "helm" / "octavo"
 CRD = "customresourcedefinition/llmdeployments.octavo.dev"
-GROUPS_CRD = "customresourcedefinition/groupscales.octavo.dev"
 MODEL = {
     "apiVersion": "octavo.dev/v1alpha1",
     "kind": "LLMDeployment",
@@ -55,13 +54,13 @@ def helm(kubeconfig: Path) -> Run:
 
 @pytest.fixture
 def release(helm: Run, kubectl: Run) -> Iterator[None]:
-    """Octavo installed, with one model; the CRD goes with it in the end."""
+    """Octavo installed, with one model. The CRDs outlive it, and the next installation takes them over."""
     helm("install", str(CHART), "--create-namespace")
     kubectl("wait", CRD, "--for=condition=Established", "--timeout=120s")
     kubectl("apply", "--server-side", "-f", "-", given=json.dumps(MODEL))
     yield
     helm("uninstall", "--ignore-not-found")
-    kubectl("delete", CRD, GROUPS_CRD, "--ignore-not-found")
+    kubectl("delete", "llmd", "--all")
 
 
 def read(kubectl: Run, thing: str, *words: str) -> dict[str, Any]:
