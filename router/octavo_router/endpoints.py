@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 from xxhash import xxh3_64_intdigest
 
+from octavo_router.authority import authority
 from octavo_router.breaker import USUAL_LIMITS, Breaker, Limits, RetryBudget
 from octavo_router.metrics import Figures
 from octavo_router.policies import SALT_BITS, Policy
@@ -41,8 +42,7 @@ class Endpoint:
     def __init__(self, address: Address, limits: Limits = USUAL_LIMITS) -> None:
         self.host = address.host
         self.port = address.port
-        shown = f"[{address.host}]" if ":" in address.host else address.host
-        self.address = f"{shown}:{address.port}"
+        self.address = authority(address.host, address.port)
         self.host_header = self.address.encode()
         self.salt = xxh3_64_intdigest(self.host_header) >> (64 - SALT_BITS)
         self.in_flight = 0  # requests of this router

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from octavo_router.authority import authority
 from octavo_router.errors import SettingsError
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -35,14 +36,13 @@ def load_access(environ: Mapping[str, str], account: Path = SERVICE_ACCOUNT) -> 
     """KUBECONFIG when it is set, else the service account, else ~/.kube/config. Raises SettingsError."""
     if not environ.get("KUBECONFIG") and (host := environ.get("KUBERNETES_SERVICE_HOST")):
         port = environ.get("KUBERNETES_SERVICE_PORT", "443")
-        shown = f"[{host}]" if ":" in host else host
         try:
             context = ssl.create_default_context(cafile=str(account / "ca.crt"))
         except OSError as error:
             raise SettingsError(
                 f"The service account's {account / 'ca.crt'} cannot be used: {error}."
             ) from None
-        return Access(f"https://{shown}:{port}", context, _file_token(account / "token"))
+        return Access(f"https://{authority(host, port)}", context, _file_token(account / "token"))
     default = Path(environ.get("HOME", "/")) / ".kube" / "config"
     return read_kubeconfig(Path((environ.get("KUBECONFIG") or str(default)).split(os.pathsep)[0]))
 
@@ -63,8 +63,10 @@ def read_kubeconfig(path: Path) -> Access:
     except yaml.YAMLError as error:
         problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else error
         raise SettingsError(f"The kubeconfig {path} is not YAML: {problem}.") from None
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
         raise SettingsError(f"The kubeconfig {path} is not complete: {error.args[0]} is missing.") from None
+    except ValueError as error:  # such as a certificate that is no base64
+        raise SettingsError(f"The kubeconfig {path} cannot be used: {error}.") from None
     except TypeError:
         raise SettingsError(
             f"The kubeconfig {path} is not complete: it is no mapping of the right shape."
@@ -74,7 +76,7 @@ def read_kubeconfig(path: Path) -> Access:
 def _named(content: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
     found = [entry for entry in content[kind] if entry["name"] == name]
     if not found:
-        raise ValueError(f"{kind}: {name}")
+        raise KeyError(f"{kind}: {name}")
     entry: dict[str, Any] = found[0]
     return entry
 

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
+from octavo_router.background import at_work
 from octavo_router.endpoints import Endpoint, Route
 from octavo_router.errors import RouterError
 from octavo_router.proxy.heads import ResponseHead
@@ -159,9 +160,5 @@ async def asking_loads(settings: Settings, registry: Registry, pool: Pool) -> As
     if not settings.load_age:
         yield
         return
-    watching = asyncio.create_task(LoadWatch(registry, pool, settings.load_age).run())
-    try:
+    async with at_work(LoadWatch(registry, pool, settings.load_age).run()):
         yield
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from octavo_router.admin import administered
+from octavo_router.background import at_work
 from octavo_router.channel import State, answer
 from octavo_router.discovery import Discovery
 from octavo_router.errors import SettingsError
@@ -114,15 +115,9 @@ class Service:
             yield
             return
         access = load_access(os.environ)
-        self._watching = watching = asyncio.create_task(
-            Discovery(self._settings, access, registry, self._figures, self._keyring).run()
-        )
-        try:
-            async with waking(access, registry):
-                yield
-        finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+        discovery = Discovery(self._settings, access, registry, self._figures, self._keyring)
+        async with at_work(discovery.run()) as self._watching, waking(access, registry):
+            yield
 
     def _listen_for_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -18,6 +18,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 import aiohttp
 import msgspec
 
+from octavo_router.authority import authority
+from octavo_router.background import at_work
 from octavo_router.keys import Keyring
 from octavo_router.settings import Settings
 
@@ -130,11 +132,7 @@ class Peers:
             self._resolved = False
             return []
         self._resolved = True
-        return sorted({_url(address[0], self._port) for *_, address in found})
-
-
-def _url(host: str | int, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in str(host) else f"http://{host}:{port}"
+        return sorted({f"http://{authority(str(address[0]), self._port)}" for *_, address in found})
 
 
 async def _nobody() -> Sequence[str]:
@@ -150,10 +148,6 @@ async def sharing(settings: Settings, keyring: Keyring | None) -> AsyncIterator[
         return
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     find = Peers(settings.peers).urls if settings.peers else _nobody
-    shared = Sharing(keyring, _url(host, settings.admin_port), find, alone=alone)
-    running = asyncio.create_task(shared.run())
-    try:
+    shared = Sharing(keyring, f"http://{authority(host, settings.admin_port)}", find, alone=alone)
+    async with at_work(shared.run()):
         yield
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)

@@ -63,6 +63,12 @@ def test_an_incomplete_file_is_named(tmp_path: Path, text: str, words: str) -> N
         load_access({"KUBECONFIG": str(tmp_path / "config")})
 
 
+def test_a_certificate_that_is_no_base64_is_told(tmp_path: Path) -> None:
+    environ = written(tmp_path, {"client-certificate-data": "a"}, "https://127.0.0.1:6443")
+    with pytest.raises(SettingsError, match=r"config cannot be used: .*base64"):
+        load_access(environ)
+
+
 def test_a_login_plugin_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="use one with a token or a certificate"):
         load_access(written(tmp_path, {"exec": {"command": "aws"}}))
