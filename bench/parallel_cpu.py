@@ -24,6 +24,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
+from e2e.figures import keep_rows
 
 from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig, ParallelConfig
 from octavo_engine.messages import SequenceStart, SequenceStep, StepInput
@@ -170,9 +171,7 @@ def main() -> None:
         conditions = f"{what}; {common}, median of {runs} runs"
         rows.append({"figure": figure, "value": round(value, 3), "unit": unit, "conditions": conditions})
         print(f"{figure:24} {value:12.3f} {unit}", flush=True)
-    measured = {row["figure"] for row in rows}
-    others = [row for row in json.loads(RESULTS.read_text()) if row["figure"] not in measured]
-    RESULTS.write_text(json.dumps(rows + others, indent=2) + "\n")
+    keep_rows(RESULTS, rows)
 
 
 if __name__ == "__main__":

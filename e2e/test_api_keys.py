@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import openai
 import pytest
-from e2e.installation import LocalImages, install
+from e2e.installation import changed
 from e2e.kubectl import Kubectl
 from e2e.traffic import ask
 from e2e.waiting import wait_for
@@ -15,11 +15,10 @@ LIMIT = "octavo.dev/tokens-per-minute"
 
 
 @pytest.fixture
-def keys_on(octavo: str, kubectl: Kubectl, images: LocalImages) -> Iterator[None]:
+def keys_on(octavo: str, kubectl: Kubectl) -> Iterator[None]:
     """The release with API keys and two routers, for this case alone."""
-    install(kubectl, images.values(), {"router": {"apiKeys": {"enabled": True}, "replicas": 2}})
-    yield
-    install(kubectl, images.values())
+    with changed(kubectl, {"router": {"apiKeys": {"enabled": True}, "replicas": 2}}):
+        yield
 
 
 def secret(key: str, **annotations: str) -> dict[str, object]:

@@ -4,19 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import openai
+from e2e.autoscaling import UP_AT_ONCE, down_at_once
 from e2e.conftest import wait_ready
 from e2e.kubectl import Kubectl
 from e2e.traffic import burst
 from e2e.waiting import wait_for
 
 CLIENTS = 12
-QUICKLY = {
-    "scaleUp": {"stabilizationWindowSeconds": 0},
-    "scaleDown": {
-        "stabilizationWindowSeconds": 0,
-        "policies": [{"type": "Pods", "value": 2, "periodSeconds": 1}],
-    },
-}
+QUICKLY = {**UP_AT_ONCE, **down_at_once(2)}
 AUTOSCALING = {"minReplicas": 1, "maxReplicas": 3, "queueDepth": 2, "behavior": QUICKLY}
 
 

@@ -40,10 +40,6 @@ def pods(kubectl: Kubectl, name: str, namespace: str) -> dict[str, dict[str, Any
     return {pod["metadata"]["name"]: pod for pod in found}
 
 
-def is_ready(pod: dict[str, Any]) -> bool:
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
-
-
 def in_service(kubectl: Kubectl, name: str, namespace: str) -> dict[str, bool]:
     """Pods behind the Service, and whether they take requests."""
     slices = kubectl.items("endpointslices", "-l", f"kubernetes.io/service-name={name}", namespace=namespace)

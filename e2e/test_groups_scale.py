@@ -11,6 +11,7 @@ from typing import Any
 
 import openai
 import pytest
+from e2e.autoscaling import UP_AT_ONCE, down_at_once
 from e2e.conftest import conditions, model_of, namespace_of, wait_ready
 from e2e.kubectl import Kubectl
 from e2e.paced_model import PACED_GROUP
@@ -28,13 +29,7 @@ APART = {
     "whenUnsatisfiable": "ScheduleAnyway",
     "matchLabelKeys": ["octavo.dev/group"],
 }
-QUICKLY = {
-    "scaleUp": {"stabilizationWindowSeconds": 0},
-    "scaleDown": {
-        "stabilizationWindowSeconds": 0,
-        "policies": [{"type": "Pods", "value": 1, "periodSeconds": 1}],
-    },
-}
+QUICKLY = {**UP_AT_ONCE, **down_at_once(1)}
 BY_LOAD = {"minReplicas": 1, "maxReplicas": 2, "concurrency": 4, "behavior": QUICKLY}
 TO_ZERO = {"minReplicas": 0, "maxReplicas": 2, "concurrency": 4, "idleSeconds": 5, "behavior": QUICKLY}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from e2e.autoscaling import down_at_once
 from e2e.cluster.cluster import Cluster
 from e2e.conftest import wait_ready
 from e2e.figures import keep
@@ -38,13 +39,7 @@ SPEC = {
     "routing": {"policy": "least-load"},
     "resources": {"cpu": "50m", "memory": "1Gi"},
 }
-QUICKLY = {
-    "scaleDown": {
-        "stabilizationWindowSeconds": 0,
-        "policies": [{"type": "Pods", "value": 1, "periodSeconds": 1}],
-    }
-}
-AUTOSCALING = {"minReplicas": 2, "maxReplicas": 3, "concurrency": 1000, "behavior": QUICKLY}
+AUTOSCALING = {"minReplicas": 2, "maxReplicas": 3, "concurrency": 1000, "behavior": down_at_once(1)}
 
 
 @dataclass

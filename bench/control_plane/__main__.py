@@ -9,7 +9,6 @@ of parts that did not run are kept. --small takes a tenth of the resources, to s
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import platform
 import signal
@@ -24,6 +23,7 @@ from bench.control_plane.cluster import CHILDREN, RESOURCES, Watcher, clear, cli
 from bench.control_plane.measures import Figures
 from bench.control_plane.processes import ROOT, Octavo, Operator, Peer
 from e2e.cluster.control_plane import ControlPlane
+from e2e.figures import keep_rows
 
 TARGET = ROOT / "bench" / "results" / "operator.json"
 PARTS = ("figures", "failover", "metric-age", "simulated")
@@ -158,14 +158,6 @@ def _failover(seconds: list[float]) -> Figures:
     return {"failover_s": (statistics.median(seconds), "s"), "failover_s.max": (max(seconds), "s")}
 
 
-def keep(rows: list[dict[str, Any]], target: Any = TARGET) -> None:
-    """Write these figures in the place of former ones of the same names."""
-    names = {row["figure"] for row in rows}
-    former = json.loads(target.read_text()) if target.exists() else []
-    merged = [row for row in former if row["figure"] not in names] + rows
-    target.write_text(json.dumps(merged, indent=2) + "\n")
-
-
 def main(arguments: list[str]) -> None:
     small = "--small" in arguments
     parts = [each for each in arguments if each != "--small"] or list(PARTS)
@@ -174,7 +166,7 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the API server and etcd are ended too
     rows = asyncio.run(measure(parts, small))
     if not small:
-        keep(rows)
+        keep_rows(TARGET, rows)
     for row in rows:
         print(f"{row['figure']:52} {row['value']:>10} {row['unit']}")
 

@@ -74,9 +74,8 @@ class Operator:
         return time.monotonic() - began
 
     async def lines(self) -> list[str]:
-        wanted = [
-            ("name[]", name) for name in self.asked_metrics
-        ]  # Octavo's others are many with many resources
+        # Octavo's others are many with many resources
+        wanted = [("name[]", name) for name in self.asked_metrics]
         async with aiohttp.request("GET", f"http://127.0.0.1:{self.port}/metrics", params=wanted) as answer:
             return (await answer.text()).splitlines()
 

@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 import yaml
+from e2e.autoscaling import down_at_once
 from e2e.cluster.errors import ClusterError
 from e2e.conftest import MODEL
 from e2e.figures import keep
@@ -30,13 +31,13 @@ HEALTH = '{.status.sync.status} {.status.health.status}{"\\n"}'
 TRUE = '{.status.conditions[?(@.type=="Ready")].status}'
 READY = f'{{.metadata.generation}} {TRUE} {{.status.observedGeneration}}{{"\\n"}}'
 REPLICAS = '{.spec.replicas}{"\\n"}'
-QUICKLY = {
-    "scaleDown": {
-        "stabilizationWindowSeconds": 0,
-        "policies": [{"type": "Pods", "value": 2, "periodSeconds": 1}],
-    }
+AUTOSCALING = {
+    "minReplicas": 0,
+    "maxReplicas": 3,
+    "concurrency": 2,
+    "idleSeconds": 5,
+    "behavior": down_at_once(2),
 }
-AUTOSCALING = {"minReplicas": 0, "maxReplicas": 3, "concurrency": 2, "idleSeconds": 5, "behavior": QUICKLY}
 MOVING = {
     **MODEL,
     "metadata": {"name": "moving"},
