@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from e2e.cluster.go_programs import program
+from tests.helm.rendered import SPREAD, Render
 
 CHART = Path(__file__).parents[2] / "helm" / "octavo"
 Objects = list[dict[str, Any]]
@@ -44,3 +45,40 @@ def refusal() -> Callable[..., str]:
         return done.stderr
 
     return refused
+
+
+ALL_ON = (
+    'commonLabels={"team": "ml"}',
+    f"router.topologySpreadConstraints={SPREAD}",
+    'router.tolerations=[{"operator": "Exists"}]',
+    'operator.podDefaults={"serviceAccountName": "models"}',
+    'image.pullSecrets=[{"name": "pull"}]',
+    'router.service.annotations={"a": "b"}',
+    'operator.priorityClassName="high"',
+    'operator.nodeSelector={"pool": "system"}',
+)
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "by default": (),
+    "with everything set": ALL_ON,
+    "in two namespaces": ('watchNamespaces=["a", "b"]',),
+    "without the metrics API": ("metricsApi.enabled=false",),
+    "without the router": ("router.enabled=false",),
+    "with API keys": ("router.apiKeys.enabled=true",),
+    "with KEDA and an adapter": (
+        'scaling.keda.models=[{"name": "llama", "maxReplicas": 8}]',
+        "scaling.prometheusAdapter.enabled=true",
+    ),
+    "open to the outside": (
+        "router.ingress.enabled=true",
+        "router.autoscaling.enabled=true",
+        'router.service.type="LoadBalancer"',
+        'router.service.loadBalancerSourceRanges=["10.0.0.0/8"]',
+    ),
+    "with network policies": ("networkPolicy.enabled=true",),
+    "with monitoring": tuple(f"monitoring.{part}.enabled=true" for part in ("monitors", "rules", "board")),
+}
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=list(VARIANTS))
+def objects(request: pytest.FixtureRequest, render: Render) -> Objects:
+    return render(*request.param)

@@ -1,110 +1,16 @@
 """What the chart renders."""
 
-import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
-Render = Callable[..., list[dict[str, Any]]]
-SPREAD = '[{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}]'
-ALL_ON = (
-    'commonLabels={"team": "ml"}',
-    f"router.topologySpreadConstraints={SPREAD}",
-    'router.tolerations=[{"operator": "Exists"}]',
-    'operator.podDefaults={"serviceAccountName": "models"}',
-    'image.pullSecrets=[{"name": "pull"}]',
-    'router.service.annotations={"a": "b"}',
-    'operator.priorityClassName="high"',
-    'operator.nodeSelector={"pool": "system"}',
-)
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "by default": (),
-    "with everything set": ALL_ON,
-    "in two namespaces": ('watchNamespaces=["a", "b"]',),
-    "without the metrics API": ("metricsApi.enabled=false",),
-    "without the router": ("router.enabled=false",),
-    "with API keys": ("router.apiKeys.enabled=true",),
-    "with KEDA and an adapter": (
-        'scaling.keda.models=[{"name": "llama", "maxReplicas": 8}]',
-        "scaling.prometheusAdapter.enabled=true",
-    ),
-    "open to the outside": (
-        "router.ingress.enabled=true",
-        "router.autoscaling.enabled=true",
-        'router.service.type="LoadBalancer"',
-        'router.service.loadBalancerSourceRanges=["10.0.0.0/8"]',
-    ),
-    "with network policies": ("networkPolicy.enabled=true",),
-    "with monitoring": tuple(f"monitoring.{part}.enabled=true" for part in ("monitors", "rules", "board")),
-}
-READ = {"get", "list", "watch"}
-CHILD = {"get", "watch", "create", "patch"}
-ALLOWED: dict[str, dict[str, set[str]]] = {
-    "octavo-operator": {
-        "octavo.dev/llmdeployments": READ,
-        "octavo.dev/llmdeployments/status": {"patch"},
-        "octavo.dev/llmdeployments/finalizers": {"update"},
-        "apps/deployments": {*CHILD, "delete"},
-        "apps/statefulsets": {*CHILD, "delete"},
-        "octavo.dev/groupscales": {*CHILD, "delete"},
-        "/services": {*CHILD, "delete"},
-        "/serviceaccounts": {*CHILD, "delete"},
-        "/persistentvolumeclaims": {*CHILD, "delete"},
-        "autoscaling/horizontalpodautoscalers": {*CHILD, "delete"},
-        "policy/poddisruptionbudgets": CHILD,
-        "networking.k8s.io/networkpolicies": {*CHILD, "delete"},
-        "/pods": {"watch", "delete"},
-        "/events": {"create", "patch"},
-    },
-    "octavo-operator-certificate": {"/secrets": {"create", "get", "patch"}},
-    "octavo-operator-lease": {"coordination.k8s.io/leases": {"create", "watch", "patch"}},
-    "octavo-operator-metrics-api": {"apiregistration.k8s.io/apiservices": {"get", "patch"}},
-    "octavo-operator-metrics-reader": {
-        "custom.metrics.k8s.io/pods/octavo_kv_cache_usage_ratio": {"get"},
-        "custom.metrics.k8s.io/pods/octavo_num_requests_waiting": {"get"},
-        "custom.metrics.k8s.io/pods/octavo_num_requests_in_flight": {"get"},
-    },
-    "octavo-router": {
-        "octavo.dev/llmdeployments": {"list", "watch"},
-        "octavo.dev/llmdeployments/status": {"patch"},
-        "discovery.k8s.io/endpointslices": {"list", "watch"},
-    },
-    "octavo-llmdeployments-view": {
-        f"octavo.dev/llmdeployments{part}": READ for part in ("", "/status", "/scale")
-    },
-    "octavo-llmdeployments-edit": {
-        f"octavo.dev/llmdeployments{part}": {"create", "update", "patch", "delete", "deletecollection"}
-        for part in ("", "/scale")
-    },
-}
-
-
-def of_kind(objects: list[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
-    return [item for item in objects if item["kind"] in kinds]
-
-
-def named(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
-    (found,) = [item for item in of_kind(objects, kind) if item["metadata"]["name"] == name]
-    return found
+from tests.helm.rendered import SPREAD, Render, environment, named, of_kind
 
 
 def pod_specs(objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     for item in of_kind(objects, "Deployment"):
         yield item["metadata"]["name"], item["spec"]["template"]["spec"]
-
-
-def environment(objects: list[dict[str, Any]], component: str) -> dict[str, Any]:
-    (container,) = named(objects, "Deployment", f"octavo-{component}")["spec"]["template"]["spec"][
-        "containers"
-    ]
-    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container["env"]}
-
-
-@pytest.fixture(params=VARIANTS.values(), ids=list(VARIANTS))
-def objects(request: pytest.FixtureRequest, render: Render) -> list[dict[str, Any]]:
-    return render(*request.param)
 
 
 def test_every_pod_meets_the_restricted_pod_security_standard(objects: list[dict[str, Any]]) -> None:
@@ -135,33 +41,6 @@ def test_every_image_is_named_by_the_charts_version(objects: list[dict[str, Any]
     assert all(image.endswith(":0.1.0") for image in images), images
 
 
-def test_every_rule_gives_just_what_is_known_to_be_needed(objects: list[dict[str, Any]]) -> None:
-    for role in of_kind(objects, "Role", "ClusterRole"):
-        granted: dict[str, set[str]] = {}
-        for rule in role["rules"]:
-            for group, resource in itertools.product(rule["apiGroups"], rule["resources"]):
-                granted.setdefault(f"{group}/{resource}", set()).update(rule["verbs"])
-        secrets = granted.pop("/secrets", None) if role["metadata"]["name"] == "octavo-router" else None
-        assert secrets in (None, {"list", "watch"})
-        assert granted == ALLOWED[role["metadata"]["name"]], role["metadata"]["name"]
-
-
-def _lists_secrets(role: dict[str, Any]) -> bool:
-    return any("secrets" in rule["resources"] and "list" in rule["verbs"] for rule in role["rules"])
-
-
-def test_secrets_are_the_routers_only_with_api_keys_and_only_where_it_watches(render: Render) -> None:
-    def readers(*values: str) -> set[tuple[str, str]]:
-        roles = of_kind(render(*values), "Role", "ClusterRole")
-        reading = [role for role in roles if _lists_secrets(role)]
-        return {(role["metadata"].get("namespace", ""), role["metadata"]["name"]) for role in reading}
-
-    assert readers() == set()
-    assert readers("router.apiKeys.enabled=true") == {("", "octavo-router")}
-    in_two = readers("router.apiKeys.enabled=true", 'watchNamespaces=["a", "b"]')
-    assert in_two == {("a", "octavo-router"), ("b", "octavo-router")}
-
-
 def test_with_api_keys_replicas_of_the_router_find_each_other(render: Render) -> None:
     assert "OCTAVO_PEERS" not in environment(render(), "router")
     objects = render("router.apiKeys.enabled=true")
@@ -169,21 +48,6 @@ def test_with_api_keys_replicas_of_the_router_find_each_other(render: Render) ->
     (service,) = [s for s in of_kind(objects, "Service") if s["metadata"]["name"] == name]
     assert service["spec"]["clusterIP"] == "None"
     assert service["spec"]["ports"][0]["port"] == int(port)
-
-
-def test_every_binding_names_a_role_and_an_account_that_exist(objects: list[dict[str, Any]]) -> None:
-    roles = {(role["kind"], role["metadata"]["name"]) for role in of_kind(objects, "Role", "ClusterRole")}
-    roles |= {("ClusterRole", "system:auth-delegator"), ("Role", "extension-apiserver-authentication-reader")}
-    accounts = {
-        (item["metadata"]["namespace"], item["metadata"]["name"])
-        for item in of_kind(objects, "ServiceAccount")
-    }
-    accounts |= {("kube-system", "horizontal-pod-autoscaler")}
-    bindings = of_kind(objects, "RoleBinding", "ClusterRoleBinding")
-    assert bindings
-    for binding in bindings:
-        assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) in roles
-        assert all((subject["namespace"], subject["name"]) in accounts for subject in binding["subjects"])
 
 
 def test_every_selector_selects_the_pods_it_is_for(objects: list[dict[str, Any]]) -> None:
@@ -206,30 +70,6 @@ def test_every_target_port_is_a_port_of_the_pods(objects: list[dict[str, Any]]) 
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
 
 
-def test_all_namespaces_are_watched_by_cluster_roles(render: Render) -> None:
-    roles = {item["metadata"]["name"] for item in of_kind(render(), "ClusterRole")}
-    assert {"octavo-operator", "octavo-router"} <= roles
-    namespaces = {item["metadata"]["namespace"] for item in of_kind(render(), "Role")}
-    assert namespaces == {"octavo-system"}
-
-
-def test_secrets_can_be_read_by_name_only(render: Render) -> None:
-    (role,) = [item for item in of_kind(render(), "Role") if "secrets" in str(item["rules"])]
-    for rule in role["rules"]:
-        assert rule["verbs"] == ["create"] or rule["resourceNames"] == ["octavo-metrics-tls"]
-
-
-def test_named_namespaces_are_watched_by_a_role_in_each(render: Render) -> None:
-    objects = render('watchNamespaces=["a", "b"]', "metricsApi.enabled=false")
-    roles = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in of_kind(objects, "Role")}
-    watched = {(space, name) for space in "ab" for name in ("octavo-operator", "octavo-router")}
-    assert roles == {*watched, ("octavo-system", "octavo-operator-lease")}
-    cluster_wide = {item["metadata"]["name"] for item in of_kind(objects, "ClusterRoleBinding")}
-    assert cluster_wide == set()
-    assert environment(objects, "operator")["OCTAVO_WATCH_NAMESPACES"] == "a,b"
-    assert environment(objects, "router")["OCTAVO_WATCH_NAMESPACES"] == "a,b"
-
-
 def test_without_the_metrics_api_nothing_of_it_is_there(render: Render) -> None:
     objects = render("metricsApi.enabled=false")
     assert not of_kind(objects, "APIService")
@@ -244,19 +84,6 @@ def test_the_metrics_api_leaves_the_authority_to_the_operator(render: Render) ->
     assert not [item for item in services if {"caBundle", "insecureSkipTLSVerify"} & item["spec"].keys()]
     preferred = max(services, key=lambda item: item["spec"]["versionPriority"])
     assert preferred["spec"]["version"] == "v1beta2"
-
-
-def test_roles_and_accounts_of_ones_own_are_taken(render: Render) -> None:
-    kinds = ("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding")
-    bare = render("rbac.create=false")
-    assert not of_kind(bare, *kinds)
-    assert len(bare) == len(render()) - len(of_kind(render(), *kinds))
-    objects = render('operator.serviceAccount={"create": false, "name": "mine"}')
-    assert "octavo-operator" not in {each["metadata"]["name"] for each in of_kind(objects, "ServiceAccount")}
-    pod = named(objects, "Deployment", "octavo-operator")["spec"]["template"]["spec"]
-    assert pod["serviceAccountName"] == "mine"
-    bound = [each for each in of_kind(objects, *kinds[2:]) if each["metadata"]["name"] == "octavo-operator"]
-    assert [subject["name"] for each in bound for subject in each["subjects"]] == ["mine"]
 
 
 def test_without_the_router_nothing_of_it_is_there(render: Render) -> None:
