@@ -61,7 +61,10 @@ def kubectl() -> Iterator[Kubectl]:
         for module, folder, group, plurals in DEFINITIONS:
             for plural in plurals:
                 file = module_folder(module) / folder / f"{group}_{plural}.yaml"
-                found("apply", "--server-side", "-f", str(file))
+                definition = yaml.safe_load(file.read_text())
+                # Some ship `conditions: null`, over which `kubectl wait` fails until the server fills it.
+                definition.pop("status", None)
+                found.apply(definition)
                 found("wait", "--for=condition=Established", f"crd/{plural}.{group}", "--timeout=30s")
         for name in ("ml", "octavo-system"):
             found("create", "namespace", name)
