@@ -130,7 +130,11 @@ def preferred(candidates: Sequence[C], key: int, limit: int) -> C:
 
     Rendezvous hashing (Thaler, Ravishankar 1998): when an endpoint comes or goes, only its keys move.
     """
-    best, highest, key = candidates[0], -1, key & _MASK
+    return _first_below(candidates, key, limit) or candidates[0]
+
+
+def _first_below(candidates: Sequence[C], key: int, limit: int) -> C | None:
+    best, highest, key = None, -1, key & _MASK
     for candidate in candidates:
         if candidate.load < limit:
             weight = ((key ^ candidate.salt) * _MIX) & _MASK
@@ -142,13 +146,15 @@ def preferred(candidates: Sequence[C], key: int, limit: int) -> C:
 def _deepest(
     candidates: Sequence[C], holders: Sequence[tuple[int, tuple[Any, ...]]], prompt: Prompt, limit: int
 ) -> C | None:
-    reach = min(prompt.anchor_blocks + 1, prompt.most)
+    anchor, reach = prompt.anchor, min(prompt.anchor_blocks + 1, prompt.most)
     for depth, pods in holders:
         if depth < reach:
             break
-        able: list[C] = [pod for pod in pods if pod.load < limit and pod in candidates]
-        if able:
-            return able[0] if len(able) == 1 else preferred(able, prompt.anchor, limit)
+        chosen: C | None = _first_below(pods, anchor, limit)
+        if chosen is not None and chosen not in candidates:  # it has been tried, or is set aside, or leaves
+            chosen = _first_below([pod for pod in pods if pod in candidates], anchor, limit)
+        if chosen is not None:
+            return chosen
     return None
 
 

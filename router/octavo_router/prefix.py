@@ -60,14 +60,17 @@ class PrefixTable(Generic[H]):
         last: tuple[H, ...] | None = None
         merged: tuple[H, ...] = (pod,)
         for known, block in enumerate(blocks):
-            holders = young.get(block) or old.get(block)
+            recent = young.get(block)
+            holders = recent or old.get(block)
             if holders is None:
                 young.update(dict.fromkeys(blocks[known:], (pod,)))
                 break
             if holders is not last:
                 last, merged = holders, _led_by(pod, holders)
-            young[block] = merged
-        self._free(len(blocks))
+            if recent is not merged:
+                young[block] = merged
+        if self._forgotten:
+            self._free(len(blocks))
 
     def _free(self, count: int) -> None:
         forgotten = self._forgotten
