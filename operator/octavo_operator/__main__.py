@@ -59,10 +59,7 @@ async def run(settings: Settings, login: kopf.ConnectionInfo) -> None:
     """The operator's whole life."""
     async with running(settings, access_by(login)) as operator:
         await kopf.operator(
-            registry=handlers.registry(operator.store, login, operator.stop),
-            settings=handlers.settings(),
-            clusterwide=not settings.watch_namespaces,
-            namespaces=settings.watch_namespaces,
+            registry=handlers.registry(login, operator.stop), settings=handlers.settings(), clusterwide=True
         )
 
 
@@ -103,7 +100,6 @@ def _log_to_stderr(settings: Settings) -> None:
     form = kopf.LogFormat.JSON if settings.log_format == "json" else kopf.LogFormat.FULL
     kopf.configure(debug=settings.log_level == "debug", log_format=form)
     logging.getLogger().setLevel(settings.log_level.upper())
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line for every watch event
 
 
 def _leaves(errors: BaseExceptionGroup[OctavoError]) -> Iterator[BaseException]:

@@ -241,3 +241,15 @@ def parse(body: Any) -> LLMDeployment:
         msgspec.ValidationError: the object breaks the schema of the CRD.
     """
     return msgspec.convert(body, LLMDeployment)
+
+
+def decode(data: bytes | msgspec.Raw) -> LLMDeployment:
+    """Return the typed resource of its JSON.
+
+    Raises:
+        msgspec.ValidationError: the object breaks the schema of the CRD.
+    """
+    return _decoder.decode(data)
+
+
+_decoder = msgspec.json.Decoder(LLMDeployment)

@@ -132,7 +132,7 @@ def last_line(text: str) -> str:
 
 
 def times(restarts: int) -> str:
-    return "restarted once" if restarts == 1 else f"restarted {restarts} times"
+    return {0: "not restarted yet", 1: "restarted once"}.get(restarts, f"restarted {restarts} times")
 
 
 def _states(pod: Pod) -> Iterable[tuple[ContainerStatus, ContainerState]]:

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from octavo_operator.api import LLMDeployment, Status, parse
+from octavo_operator.api import LLMDeployment, Status, decode
 from octavo_operator.api_client import APPLY, MERGE, ApiClient
 from octavo_operator.errors import AlreadyExistsError, ApiError, NotFoundError, RefusedError
-from octavo_operator.informer import Informer
+from octavo_operator.informer import Changed, Informer
 from octavo_operator.kinds import CHILDREN, EVENT, POD, RESOURCE
 from octavo_operator.names import DEPLOYMENT_LABEL, Key
 from octavo_operator.observed import Child, Pod, decode_child, decode_pod
@@ -55,7 +55,14 @@ class Cluster(Protocol):
 class ApiCluster:
     """The real one: caches are informers, which `run` keeps true."""
 
-    def __init__(self, client: ApiClient, namespaces: Iterable[str], changed: Callable[[Key], None]) -> None:
+    def __init__(
+        self,
+        client: ApiClient,
+        namespaces: Iterable[str],
+        changed: Callable[[Key], None],
+        heard: Changed[LLMDeployment],
+    ) -> None:
+        """`changed` hears of resources whose children or pods have changed, `heard` of resources."""
         self._client = client
         self._changed = changed
         scopes = list(namespaces) or [""]
@@ -70,6 +77,9 @@ class ApiCluster:
         }
         self._pods = {
             scope: Informer(client, POD.path(scope), decode_pod, self._pod_changed) for scope in scopes
+        }
+        self._resources = {
+            scope: Informer(client, RESOURCE.path(scope), decode, heard, selector={}) for scope in scopes
         }
         self._scoped = scopes != [""]
         self._writing: set[tuple[str, Key]] = set()
@@ -128,11 +138,7 @@ class ApiCluster:
 
     async def resource(self, key: Key) -> LLMDeployment | None:
         try:
-            return parse(
-                msgspec.json.decode(
-                    await self._client.request("GET", RESOURCE.path(*key), kind=RESOURCE.name)
-                )
-            )
+            return decode(await self._client.request("GET", RESOURCE.path(*key), kind=RESOURCE.name))
         except NotFoundError:
             return None
 
@@ -187,15 +193,17 @@ class ApiCluster:
             return
 
     async def patch_status(self, llmd: LLMDeployment, status: Status) -> LLMDeployment:
-        written = msgspec.to_builtins(status)
-        del written["wakeRequested"]  # the router's, who may have written it anew meanwhile
+        told = msgspec.to_builtins(status)
+        del told["wakeRequested"]  # the router's, who may have written it anew meanwhile
         body = {
             "metadata": {"uid": llmd.metadata.uid},  # never a later resource of that name
-            "status": written,
+            "status": told,
         }
         path = RESOURCE.path(*llmd.key) + "/status"
         answer = await self._client.request("PATCH", path, kind=RESOURCE.name, body=body, content_type=MERGE)
-        return parse(msgspec.json.decode(answer))
+        found = decode(answer)
+        self._resources[self._scope(llmd.key)].learn(llmd.key, found)
+        return found
 
     async def record(self, event: Mapping[str, Any], count: int) -> None:
         meta = event["metadata"]
@@ -215,12 +223,16 @@ class ApiCluster:
         else:  # the API server forgets events after an hour
             await _first_that(update(content_type=MERGE), NotFoundError, create)
 
-    def _informers(self) -> Iterator[Informer[Child] | Informer[Pod]]:
+    def _informers(self) -> Iterator[Informer[LLMDeployment] | Informer[Child] | Informer[Pod]]:
+        yield from self._resources.values()
         yield from self._children.values()
         yield from self._pods.values()
 
     def _informer(self, kind: str, key: Key) -> Informer[Child]:
-        return self._children[kind, key[0] if self._scoped else ""]
+        return self._children[kind, self._scope(key)]
+
+    def _scope(self, key: Key) -> str:
+        return key[0] if self._scoped else ""
 
     def _child_changed(self, former: Child | None, present: Child | None) -> None:
         """An own write often comes by the watch before its answer does: `apply` looks at it then."""

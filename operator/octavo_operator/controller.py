@@ -1,4 +1,4 @@
-"""All parts of the operator put together, without kopf: kopf only feeds `Controller.store`."""
+"""All parts of the operator put together, but for kopf, which starts and ends them."""
 
 import asyncio
 import datetime
@@ -14,9 +14,8 @@ from octavo_operator.cluster import ApiCluster
 from octavo_operator.download_watch import DownloadWatch
 from octavo_operator.downloads import Downloads
 from octavo_operator.election import Alone, Election
-from octavo_operator.errors import ApiError
 from octavo_operator.listening import serve
-from octavo_operator.names import API_VERSION, Key
+from octavo_operator.names import Key
 from octavo_operator.reconcile import Reconciler
 from octavo_operator.resource_metrics import ResourceCollector
 from octavo_operator.scaling.samples import Samples
@@ -26,7 +25,7 @@ from octavo_operator.scaling.sleeper import Sleeper
 from octavo_operator.settings import Settings, defaults
 from octavo_operator.store import Store
 from octavo_operator.telemetry import Telemetry
-from octavo_operator.work_queue import WorkQueue, delay_after, work
+from octavo_operator.work_queue import WorkQueue, work
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ class Controller:
         self._election = election
         self.queue: WorkQueue[Key] = WorkQueue()
         self.store = Store(self.queue.add)
-        self.cluster = ApiCluster(client, settings.watch_namespaces, self._child_changed)
+        self.cluster = ApiCluster(client, settings.watch_namespaces, self._child_changed, self.store.heard)
         downloads = Downloads()
         self.scraper = Scraper(self.cluster.all_pods, Samples(), telemetry, settings.engine_port)
         self._sleeper = Sleeper(self.store.all, self.cluster.pods, self.scraper, self.queue.add)
@@ -96,10 +95,7 @@ class Controller:
 class Running:
     """An operator at work, or standing by."""
 
-    def __init__(
-        self, store: Store, election: Election | Alone, tasks: Iterable["asyncio.Task[None]"]
-    ) -> None:
-        self.store = store
+    def __init__(self, election: Election | Alone, tasks: Iterable["asyncio.Task[None]"]) -> None:
         self._election = election
         self._tasks = list(tasks)
 
@@ -128,9 +124,8 @@ async def running(settings: Settings, access: Access) -> AsyncIterator[Running]:
         work_to_do = [election.run(), controller.run(), serve(app, settings.bind_address, settings.http_port)]
         if settings.metrics_api:
             work_to_do.append(MetricsService(client, cluster, settings, controller.scraper, election).run())
-        operator = Running(controller.store, election, map(group.create_task, work_to_do))
+        operator = Running(election, map(group.create_task, work_to_do))
         try:
-            await _crd_is_served(client)
             await controller.started.wait()  # kopf takes later tasks for its own, and waits for their end
             yield operator
         finally:
@@ -143,19 +138,6 @@ def _election(client: ApiClient, settings: Settings, telemetry: Telemetry) -> El
         return Alone()
     identity = settings.identity or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
     return Election(client, settings.namespace, settings.lease, identity, telemetry)
-
-
-async def _crd_is_served(client: ApiClient) -> None:
-    """Wait for the CRD: kopf looks for it once."""
-    failures = 0
-    while True:
-        try:
-            await client.request("GET", f"/apis/{API_VERSION}", kind="APIResourceList")
-            return
-        except ApiError as error:
-            log.warning("%s is not served, is the CRD installed? %s", API_VERSION, error)
-            await asyncio.sleep(delay_after(failures))
-            failures += 1
 
 
 def _now() -> datetime.datetime:

@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from octavo_operator.api_client import ApiClient
-from octavo_operator.errors import ApiError, ExpiredError
+from octavo_operator.errors import ApiError, ExpiredError, NotFoundError
 from octavo_operator.names import DEPLOYMENT_LABEL, MANAGED_BY, MANAGED_BY_LABEL
 from octavo_operator.work_queue import delay_after
 
@@ -101,7 +101,8 @@ class Informer(Generic[T]):
             except ExpiredError:
                 self._version = 0
             except (ApiError, msgspec.MsgspecError) as error:
-                log.warning("watch of %s: %s", self._path, error)
+                hint = "; is its CRD installed?" if isinstance(error, NotFoundError) else ""
+                log.warning("watch of %s: %s%s", self._path, error, hint)
                 await asyncio.sleep(delay_after(failures) * random.uniform(0.5, 1))
                 failures += 1
 
@@ -144,10 +145,17 @@ class Informer(Generic[T]):
         )
 
     def _heard_of(self, name: Name, version: int, data: msgspec.Raw) -> None:
-        """An echo of what the cache has, such as an own write, is not decoded again."""
+        """What the cache has already, such as the echo of an own write, is not decoded again."""
         known = self._objects.get(name)
-        echo = known is not None and known.version == version
-        self._put(name, known if known is not None and echo else self._decode(data))
+        if known is not None and known.version >= version:
+            self._put(name, known)
+            return
+        try:
+            self._put(name, self._decode(data))
+        except msgspec.ValidationError as error:  # the former object stays
+            log.error("%s %s/%s does not fit its schema, is its CRD current? %s", self._path, *name, error)
+            if self._streamed is not None:
+                self._streamed.add(name)
 
     def _put(self, name: Name, found: T | None) -> None:
         former = self._objects.get(name)

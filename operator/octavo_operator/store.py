@@ -21,22 +21,24 @@ class Store:
     def get(self, key: Key) -> LLMDeployment | None:
         return self._found.get(key)
 
-    def has(self, key: Key, uid: str, version: int) -> bool:
-        """True when that very version is known, or a later one."""
-        found = self._found.get(key)
-        return found is not None and found.metadata.uid == uid and found.version >= version
-
     def all(self) -> list[LLMDeployment]:
         return list(self._found.values())
 
     def put(self, llmd: LLMDeployment) -> None:
         """Take a resource in, unless a later version of it is known."""
-        if self.has(llmd.key, llmd.metadata.uid, llmd.version):
-            return
         former = self._found.get(llmd.key)
+        if former and former.metadata.uid == llmd.metadata.uid and former.version >= llmd.version:
+            return
         self._found[llmd.key] = llmd
         if former is None or _looked_at(former) != _looked_at(llmd):
             self._changed(llmd.key)
+
+    def heard(self, former: LLMDeployment | None, present: LLMDeployment | None) -> None:
+        """Take one change of the informer's cache in."""
+        if present is not None:
+            self.put(present)
+        elif former is not None:
+            self.remove(former)
 
     def remove(self, llmd: LLMDeployment) -> None:
         """Forget that very resource, and no later one of its name."""

@@ -9,7 +9,7 @@ READ = {"get", "list", "watch"}
 CHILD = {"get", "watch", "create", "patch"}
 ALLOWED: dict[str, dict[str, set[str]]] = {
     "octavo-operator": {
-        "octavo.dev/llmdeployments": READ,
+        "octavo.dev/llmdeployments": {"get", "watch"},
         "octavo.dev/llmdeployments/status": {"patch"},
         "octavo.dev/llmdeployments/finalizers": {"update"},
         "apps/deployments": {*CHILD, "delete"},

@@ -183,11 +183,11 @@ def test_ready_counts_what_is_wanted(make: Any) -> None:
             "ContainerNotStarted", 'the container of pod p cannot be started: secret "s" not found', id="which secret is missing",
         ),
         pytest.param(
-            crash(1, "a\nCUDA error\n\n"), "EngineCrashed", "CUDA error (pod p, exit code 1, restarted 0 times)",
+            crash(1, "a\nCUDA error\n\n"), "EngineCrashed", "CUDA error (pod p, exit code 1, not restarted yet)",
             id="the last line it said",
         ),
         pytest.param(crash(2, "no such model"), "EngineRefused", "no such model", id="the engine's own sentence"),
-        pytest.param(crash(1, ""), "EngineCrashed", "exit code 1 without a message (pod p, exit code 1, restarted 0 times)", id="silence"),
+        pytest.param(crash(1, ""), "EngineCrashed", "exit code 1 without a message (pod p, exit code 1, not restarted yet)", id="silence"),
         pytest.param({"phase": "Failed", "reason": "Evicted", "message": "disk pressure"}, "PodFailed", "pod p failed: disk pressure", id="evicted"),
     ],
 )  # fmt: skip

@@ -18,5 +18,5 @@ def test_pure_modules_load_nothing_that_acts(module: str) -> None:
 def test_the_operator_starts_without_the_kubernetes_package() -> None:
     """As in its image. Where the package is installed kopf itself imports it, at a cost of 76 MiB."""
     absent = "import sys; sys.modules['kubernetes'] = None"
-    started = "import octavo_operator.__main__ as m; m.handlers.registry(None, None, None); print('started')"
+    started = "import octavo_operator.__main__ as m; m.handlers.registry(None, None); print('started')"
     assert printed(f"{absent}; {started}") == "started"

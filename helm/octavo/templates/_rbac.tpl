@@ -3,7 +3,7 @@
 {{- define "octavo.operatorRules" -}}
 - apiGroups: [octavo.dev]
   resources: [llmdeployments]
-  verbs: [get, list, watch]
+  verbs: [get, watch]
 - apiGroups: [octavo.dev]
   resources: [llmdeployments/status]
   verbs: [patch]

@@ -1,0 +1,133 @@
+"""The informer's cache by what watches bring, and by how they end; the client is a script of watches."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import Any, cast
+
+import pytest
+
+from octavo_operator.api import LLMDeployment, decode
+from octavo_operator.api_client import ApiClient
+from octavo_operator.errors import ApiError, NotFoundError
+from octavo_operator.informer import INITIAL_END, Informer
+
+PATH = "/apis/octavo.dev/v1alpha1/llmdeployments"
+Watch = list[bytes] | ApiError
+Heard = list[tuple[int | None, int | None]]
+
+
+class ScriptedClient:
+    """Answers watch after watch; when there is no more, it says so, and the last one stays open."""
+
+    def __init__(self, *watches: Watch) -> None:
+        self.watches = list(watches)
+        self.queries: list[Mapping[str, str]] = []
+        self.over = asyncio.Event()
+
+    @asynccontextmanager
+    async def lines(
+        self, path: str, query: Mapping[str, str], silence: float
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        self.queries.append(query)
+        watch = self.watches.pop(0)
+        if isinstance(watch, ApiError):
+            raise watch
+        yield self._told(watch)
+
+    async def _told(self, watch: list[bytes]) -> AsyncIterator[bytes]:
+        for line in watch:
+            yield line
+        if not self.watches:
+            self.over.set()
+            await asyncio.Event().wait()
+
+
+def event_object(name: str, version: int, **spec: Any) -> bytes:
+    meta = {"name": name, "namespace": "ml", "uid": name, "resourceVersion": str(version)}
+    return json.dumps({"metadata": meta, "spec": {"model": {"source": "hf://a/b"}, **spec}}).encode()
+
+
+def event(kind: str, name: str, version: int, **spec: Any) -> bytes:
+    return b'{"type": "%b", "object": %b}' % (kind.encode(), event_object(name, version, **spec))
+
+
+def bookmark(version: int, *, initial_end: bool = False) -> bytes:
+    meta = {"resourceVersion": str(version), "annotations": {INITIAL_END: "true"} if initial_end else {}}
+    return json.dumps({"type": "BOOKMARK", "object": {"metadata": meta}}).encode()
+
+
+EXPIRED = json.dumps({"type": "ERROR", "object": {"code": 410, "message": "too old"}}).encode()
+
+
+def follow(
+    *watches: Watch, learns: Mapping[int, LLMDeployment] = MappingProxyType({})
+) -> tuple[dict[str, int], Heard, list[Mapping[str, str]]]:
+    """What the cache holds after these watches (name -> version), the changes heard, and the queries.
+
+    `learns`: answers to own writes, which come right after the version that is their key.
+    """
+    heard: Heard = []
+
+    async def play() -> tuple[dict[str, int], Heard, list[Mapping[str, str]]]:
+        client = ScriptedClient(*watches)
+
+        def changed(former: LLMDeployment | None, present: LLMDeployment | None) -> None:
+            heard.append((former and former.version, present and present.version))
+            if present is not None and (own := learns.get(present.version)) is not None:
+                informer.learn(own.key, own)
+
+        informer = Informer(cast(ApiClient, client), PATH, decode, changed, selector={})
+        task = asyncio.create_task(informer.run())
+        async with asyncio.timeout(20):
+            await client.over.wait()
+        task.cancel()
+        return {found.metadata.name: found.version for found in informer}, heard, client.queries
+
+    return asyncio.run(play())
+
+
+def test_what_has_vanished_while_nobody_watched_is_forgotten_at_the_end_of_the_initial_events() -> None:
+    before = [event("ADDED", "a", 1), event("ADDED", "b", 2), bookmark(2, initial_end=True), EXPIRED]
+    found, heard, queries = follow(before, [event("ADDED", "b", 2), bookmark(9, initial_end=True)])
+    assert found == {"b": 2}
+    assert heard == [(None, 1), (None, 2), (2, 2), (1, None)]
+    assert [query.get("sendInitialEvents") for query in queries] == ["true", "true"]
+
+
+def test_a_watch_that_ends_goes_on_from_its_last_bookmark() -> None:
+    _, _, queries = follow([event("ADDED", "a", 1), bookmark(5, initial_end=True), bookmark(8)], [])
+    assert queries[1]["resourceVersion"] == "8"
+    assert "sendInitialEvents" not in queries[1]
+
+
+def test_older_news_than_what_was_learnt_of_an_own_write_changes_nothing() -> None:
+    own = decode(event_object("a", 7))
+    told = [event("ADDED", "a", 1), bookmark(5, initial_end=True), event("MODIFIED", "a", 6)]
+    found, heard, _ = follow(told, learns={1: own})
+    assert found == {"a": 7}
+    assert heard == [(None, 1), (7, 7)]
+
+
+def test_an_object_that_does_not_fit_is_told_and_leaves_the_former_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    unfit = event("MODIFIED", "a", 3, autoscaling=5)
+    first = [event("ADDED", "a", 1), bookmark(2, initial_end=True), unfit, event("ADDED", "b", 4), EXPIRED]
+    again = [event("ADDED", "a", 3, autoscaling=5), event("ADDED", "b", 4), bookmark(9, initial_end=True)]
+    with caplog.at_level(logging.ERROR):
+        found, _, queries = follow(first, again)
+    assert found == {"a": 1, "b": 4}
+    assert len(queries) == 2
+    assert "ml/a does not fit its schema, is its CRD current?" in caplog.text
+
+
+def test_a_collection_that_is_not_there_yet_is_asked_for_again(caplog: pytest.LogCaptureFixture) -> None:
+    absent = NotFoundError(404, "NotFound", "the server could not find the requested resource")
+    with caplog.at_level(logging.WARNING):
+        found, _, _ = follow(absent, [event("ADDED", "a", 1), bookmark(2, initial_end=True)])
+    assert found == {"a": 1}
+    assert "is its CRD installed?" in caplog.text
