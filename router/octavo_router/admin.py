@@ -56,8 +56,8 @@ def create_app(figures: Callable[[], Figures], unready: Ailment, broken: Ailment
 
     @app.get("/usage")
     async def usage() -> dict[str, Any]:
-        """For other routers: tokens that each API key has used here."""
-        return {"pod": pod, "tokens": {key.label: key.tokens for key in figures().api_keys()}}
+        """For other routers: tokens that have been used here of each limit."""
+        return {"pod": pod, "tokens": figures().limited_tokens()}
 
     return app
 

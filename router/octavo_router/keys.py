@@ -27,6 +27,12 @@ class KeySpec(msgspec.Struct, frozen=True):
     digest: bytes
     tokens_per_minute: int | None = None
 
+    @property
+    def term(self) -> str:
+        """A name of this key under this limit, for routers among themselves: a change begins a new one."""
+        limited = sha256(b"%b %d" % (self.digest, self.tokens_per_minute or 0))
+        return f"{self.name}#{limited.hexdigest()[:8]}"
+
 
 class TokenRate:
     """A bucket of tokens: full at first, filled up again in a minute.
@@ -56,11 +62,12 @@ class TokenRate:
 class Key:
     """A key that is accepted, and what has been asked with it."""
 
-    __slots__ = ("figures", "rate", "spec")
+    __slots__ = ("_term", "figures", "rate", "spec")
 
     def __init__(self, spec: KeySpec, figures: KeyFigures) -> None:
         self.spec = spec
         self.figures = figures
+        self._term = spec.term
         self.rate = TokenRate(spec.tokens_per_minute) if spec.tokens_per_minute else None
 
     def check_rate(self, now: float) -> None:
@@ -78,7 +85,15 @@ class Key:
         self.figures.prompt_tokens += prompt_tokens
         self.figures.completion_tokens += completion_tokens
         if self.rate is not None:
-            self.rate.spend(prompt_tokens + completion_tokens)
+            tokens = prompt_tokens + completion_tokens
+            self.rate.spend(tokens)
+            self.figures.limited[self._term] = self.figures.limited.get(self._term, 0) + tokens
+
+    def used_elsewhere(self, tokens: Mapping[str, int], now: float) -> None:
+        """Takes what was used of this limit at other routers; of what is told late, two minutes' at most."""
+        if self.rate is not None:
+            self.rate.wait_s(now)  # fills it up first
+            self.rate.spend(min(tokens.get(self._term, 0), 2 * self.rate.limit))
 
 
 class Keyring:
@@ -104,20 +119,14 @@ class Keyring:
                 continue
             self._by_digest[spec.digest] = former.get(spec) or Key(spec, self._figures.of_key(spec.name))
 
-    @property
-    def has_limits(self) -> bool:
-        return any(key.rate is not None for key in self._by_digest.values())
-
     def used(self) -> dict[str, int]:
-        """Key -> tokens that it has used here since this process started."""
-        return {key.label: key.tokens for key in self._figures.api_keys()}
+        """Term of a limit -> tokens used of it here since this process started."""
+        return self._figures.limited_tokens()
 
     def used_elsewhere(self, tokens: Mapping[str, int], now: float) -> None:
-        """Takes what keys have used at other routers; of what is told late no more than two minutes'."""
+        """Takes what has been used at other routers."""
         for key in self._by_digest.values():
-            if (rate := key.rate) is not None:
-                rate.wait_s(now)  # fills it up first
-                rate.spend(min(tokens.get(key.spec.name, 0), 2 * rate.limit))
+            key.used_elsewhere(tokens, now)
 
     def find(self, authorization: bytes | None) -> Key:
         """The key that an Authorization header carries. Raises WrongKeyError."""

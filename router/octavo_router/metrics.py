@@ -84,24 +84,21 @@ class ModelFigures:
 class KeyFigures:
     """Figures of one API key. The label is `namespace/secret/entry`, never the key."""
 
-    __slots__ = ("completion_tokens", "guessed", "label", "prompt_tokens", "refused", "requests")
+    __slots__ = ("completion_tokens", "guessed", "label", "limited", "prompt_tokens", "refused", "requests")
 
     def __init__(self, label: str) -> None:
         self.label = label
         self.requests = self.refused = 0
         self.prompt_tokens = self.completion_tokens = 0
         self.guessed = 0  # responses that told no usage
-
-    @property
-    def tokens(self) -> int:
-        return self.prompt_tokens + self.completion_tokens
+        self.limited: dict[str, int] = {}  # tokens by the term of the limit that they were used of
 
     def snapshot(self) -> Snapshot:
         return {name: getattr(self, name) for name in self.__slots__ if name != "label"}
 
     def add(self, snapshot: Snapshot) -> None:
         for name, value in snapshot.items():
-            setattr(self, name, getattr(self, name) + value)
+            setattr(self, name, _sum(getattr(self, name), value))
 
 
 class Figures:
@@ -136,6 +133,10 @@ class Figures:
 
     def api_keys(self) -> list[KeyFigures]:
         return list(self._keys.values())
+
+    def limited_tokens(self) -> dict[str, int]:
+        """Tokens used of each limit of an API key, by its term."""
+        return {term: count for key in self._keys.values() for term, count in key.limited.items()}
 
     def models(self) -> list[ModelFigures]:
         return list(self._models.values())

@@ -1,8 +1,9 @@
 """What API keys use elsewhere: routers tell each other, so that a limit holds for all of them together.
 
 Each process takes from its own buckets what keys have used at the pod's other processes and at other
-replicas. It asks once a second while there are limits. Every bucket is whole, so that a client on
-one connection has all of its limit; and totals are told, so that nothing is lost with an answer.
+replicas. It asks once a second, limits or not: who was not asked before cannot be told apart from one that
+has just used a new limit up. Every bucket is whole, so that a client on one connection has all of its limit;
+and totals are told, so that nothing is lost with an answer.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ _TIMEOUT = aiohttp.ClientTimeout(total=1)
 
 
 class Told(msgspec.Struct):
-    """What one pod tells at `/usage`: tokens used by each key since it started."""
+    """What one pod tells at `/usage`: tokens used of each limit since it started."""
 
     pod: str  # drawn at its start
-    tokens: dict[str, int]
+    tokens: dict[str, int]  # by the limit's term
 
 
 _decode = msgspec.json.Decoder(Told).decode
@@ -46,17 +47,13 @@ class Ledger:
     def __init__(self) -> None:
         self._known: dict[str, Mapping[str, int]] = {}
 
-    @property
-    def begun(self) -> bool:
-        return bool(self._known)
-
     def grown(self, totals: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-        """Teller -> key -> tokens. Who tells for the first time tells only where it begins."""
+        """Teller -> term -> tokens. Who tells for the first time tells only where it begins."""
         former = self._known
         silent = {teller: tokens for teller, tokens in former.items() if teller not in totals}
         self._known = dict([*silent.items(), *totals.items()][-_MOST_TELLERS:])
         return {
-            teller: {key: count - former[teller].get(key, 0) for key, count in tokens.items()}
+            teller: {term: count - former[teller].get(term, 0) for term, count in tokens.items()}
             for teller, tokens in totals.items()
             if teller in former
         }
@@ -82,8 +79,7 @@ class Sharing:
         """Runs until it is cancelled."""
         async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
             while True:
-                if self._keyring.has_limits or not self._ledger.begun:
-                    await self.compare(session)
+                await self.compare(session)
                 await asyncio.sleep(_EVERY_S)
 
     async def compare(self, session: aiohttp.ClientSession) -> None:

@@ -38,10 +38,13 @@ LIMIT = 600
 class Process:
     """A process of a router: its figures, its keys."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int | None = LIMIT) -> None:
         self.figures = Figures()
         self.keyring = Keyring(self.figures)
-        self.keyring.replace({"a/s": [KeySpec(NAME, "a", sha256(ADA).digest(), LIMIT)]})
+        self.limit(limit)
+
+    def limit(self, tokens: int | None) -> None:
+        self.keyring.replace({"a/s": [KeySpec(NAME, "a", sha256(ADA).digest(), tokens)]})
 
     @property
     def ada(self) -> Key:
@@ -124,6 +127,23 @@ async def test_what_was_used_before_a_router_came_is_not_its_concern() -> None:
         await shared.compare(session)
         await shared.compare(session)
     assert not new.refuses()
+
+
+@pytest.mark.parametrize("former", [None, LIMIT // 2], ids=["no limit", "another limit"])
+async def test_what_was_used_before_a_limit_was_set_is_not_taken_from_it(former: int | None) -> None:
+    one, two = Process(former), Process(former)
+    async with pod(one) as a, pod(two) as b, aiohttp.ClientSession() as session:
+        shared = sharing_of(two, b, a, b)
+        await shared.compare(session)
+        one.ada.used(50 * LIMIT, 0)
+        for process in (one, two):
+            process.limit(LIMIT)
+        one.ada.used(LIMIT - 100, 0)
+        await shared.compare(session)
+        assert not two.refuses()
+        one.ada.used(100 + LIMIT // 10, 0)
+        await shared.compare(session)
+        assert two.refuses()
 
 
 async def test_what_a_replica_could_not_tell_comes_later_and_costs_a_minute_at_most() -> None:
