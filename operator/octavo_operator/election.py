@@ -35,6 +35,7 @@ class Election:
         self._patience = Patience(identity)
         self._news = asyncio.Event()
         self._until = 0.0  # monotonic; leading is certain until then
+        self._holding: asyncio.Future[bool] | None = None  # the last write, which outlives a cancelled run
         self._watch = Informer(
             client,
             LEASE.path(namespace),
@@ -67,6 +68,8 @@ class Election:
 
     async def release(self) -> None:
         """Clear the holder, so that another replica need not wait. After this nothing may be written."""
+        if self._holding is not None:
+            await asyncio.wait([self._holding], timeout=RETRY)
         found = self._watch.get(self._key)
         if not self.leads or found is None:
             return
@@ -112,7 +115,12 @@ class Election:
                 )
 
     async def _hold(self) -> bool:
-        """Take or renew the Lease; the answer counts from when it was asked for."""
+        """Take or renew the Lease. The write is not cancelled: without its answer there is no release."""
+        self._holding = asyncio.ensure_future(self._try_to_hold())
+        return await asyncio.shield(self._holding)
+
+    async def _try_to_hold(self) -> bool:
+        """The answer counts from when it was asked for."""
         asked = time.monotonic()
         try:
             async with asyncio.timeout(max(RETRY, self._until - asked)):
