@@ -92,7 +92,7 @@ contracts: setup ## which part may import what
 
 bench: setup ## measure router, operator and engine on this machine, into bench/results and docs/performance.md
 	@$(BIN)/python -m e2e.cluster binaries >/dev/null
-	$(BIN)/python bench/router.py --keep
+	$(BIN)/python -m bench.router --keep
 	$(BIN)/python -m bench.control_plane
 	$(BIN)/python -m bench.engine_cpu
 	$(BIN)/python -m bench.parallel_cpu

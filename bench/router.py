@@ -1,9 +1,10 @@
 """Measures the router on one core; load and pods run on another (bench/router_load.c).
 
-    python bench/router.py [--runs 3] [--seconds 5] [--only FIGURE ...] [--peers] [--keep]
+    python -m bench.router [--runs 3] [--seconds 5] [--only FIGURE ...] [--peers] [--keep]
 
 With --peers each run measures nginx, sglang-router and vllm-router beside this router, one after the other.
-Prints the medians; --keep writes them to bench/results/router.json. Needs cc and two cores, otherwise idle.
+Prints the medians; --keep writes each to bench/results/router.json as soon as it is there. A peer that does
+not come to an end with a workload is left out of that figure. Needs cc and two cores, otherwise idle.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import os
 import platform
 import resource
+import select
 import socket
 import statistics
 import subprocess
@@ -27,8 +29,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import psutil
-
-from router_subjects import LEAST_LOAD, OCTAVO, Place, Subject, peers
+from bench.router_subjects import LEAST_LOAD, OCTAVO, Place, Subject, peers
+from e2e.figures import keep_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "router.json"
@@ -36,6 +38,7 @@ PODS = 8
 HELD = 5000
 QUARTER = 250_000  # of a million
 DELAY_LIMIT_MS = 25.0
+LONGEST_S = 120.0  # beyond the seconds of a run
 CHUNK_RATES = range(4, 61)  # a second, on each stream
 Figures = dict[str, float]
 
@@ -53,6 +56,10 @@ def free_ports(count: int) -> int:
     raise OSError("no free ports")
 
 
+class UnfinishedError(RuntimeError):
+    """A router has not come to an end with a workload."""
+
+
 class Load:
     """The program that is both load and pods (bench/router_load.c), on core 1."""
 
@@ -67,6 +74,8 @@ class Load:
         assert stdin is not None
         assert stdout is not None
         print(workload, port, seconds, amount, file=stdin, flush=True)
+        if not select.select([stdout], [], [], seconds + LONGEST_S)[0]:
+            raise UnfinishedError(f"the workload {workload} has not ended {LONGEST_S:g} s after its time")
         line = stdout.readline()
         if not line:
             raise RuntimeError(f"the load program ended in the workload {workload}: see above")
@@ -214,6 +223,33 @@ def conditions(runs: int, seconds: float) -> str:
     return f"{cpu}; Python {platform.python_version()}, {parts}; {layout}; {work}; {load}"
 
 
+def measured(figure: str, subjects: list[Subject], runs: int, seconds: float) -> list[dict[str, object]]:
+    """Rows of the medians of this figure, the routers taking turns."""
+    unit, measure = MEASURES[figure]
+    values: dict[str, list[float]] = {}
+    unfinished: set[str] = set()
+    for subject in [each for _ in range(runs) for each in subjects]:
+        if subject.name in unfinished:
+            continue
+        whose = "" if subject is OCTAVO else f"{subject.name}: "
+        try:
+            with running(subject, seconds) as bench:
+                found = measure(bench)
+        except UnfinishedError as error:
+            print(f"{whose}{figure}: {error}", flush=True)
+            unfinished.add(subject.name)
+            continue
+        for name, value in (found if isinstance(found, dict) else {figure: found}).items():
+            values.setdefault(whose + name, []).append(value)
+    rows: list[dict[str, object]] = []
+    for shown, each in values.items():
+        value = statistics.median(each)
+        print(f"{shown:60} {value:12,.2f} {unit:9} of {', '.join(f'{v:,.2f}' for v in each)}", flush=True)
+        row = {"figure": shown, "value": round(value, 3), "unit": unit}
+        rows.append(row | {"conditions": conditions(runs, seconds)})
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -227,30 +263,12 @@ def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     others = [LEAST_LOAD, *peers()] if arguments.peers else []
-    rows = []
     for figure in arguments.only:
-        unit, measure = MEASURES[figure]
-        subjects = [OCTAVO, *([] if figure in ALONE else others)]
-        values: dict[str, list[float]] = {}
-        for _ in range(arguments.runs):
-            for subject in subjects:
-                with running(subject, arguments.seconds) as bench:
-                    measured = measure(bench)
-                whose = "" if subject is OCTAVO else f"{subject.name}: "
-                for name, value in (measured if isinstance(measured, dict) else {figure: measured}).items():
-                    values.setdefault(whose + name, []).append(value)
-        for shown, found in values.items():
-            value = statistics.median(found)
-            print(
-                f"{shown:60} {value:12,.2f} {unit:9} of {', '.join(f'{v:,.2f}' for v in found)}", flush=True
-            )
-            row = {"figure": shown, "value": round(value, 3), "unit": unit}
-            rows.append(row | {"conditions": conditions(arguments.runs, arguments.seconds)})
-    if arguments.keep:
-        now = {row["figure"] for row in rows}
-        former = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-        kept = [row for row in former if row["figure"] not in now]
-        RESULTS.write_text(json.dumps(kept + rows, indent=2) + "\n")
+        rows = measured(
+            figure, [OCTAVO, *([] if figure in ALONE else others)], arguments.runs, arguments.seconds
+        )
+        if arguments.keep:
+            keep_rows(RESULTS, rows)
 
 
 if __name__ == "__main__":

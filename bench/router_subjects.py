@@ -1,4 +1,4 @@
-"""The routers that bench/router.py measures: this one, and its peers where they can be had here.
+"""The routers that bench.router measures: this one, and its peers where they can be had here.
 
 nginx comes from PATH or, unpacked, from Debian; the two Rust routers, under round robin, from PyPI into an
 environment of their own in the cache folder. A peer that cannot be had is left out.

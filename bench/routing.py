@@ -23,11 +23,11 @@ import time
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
 from e2e.cluster.control_plane import free_ports
+from e2e.figures import keep_rows
 from tests.engine.server.tiny_model import VOCAB_SIZE, make_tiny_model
 
 from bench import routing_decision, routing_simulation
@@ -247,15 +247,6 @@ def decision() -> Iterator[tuple[str, float, str, str]]:
 PARTS = {"decision": decision, "table": table, "simulated": simulated, "real": real}
 
 
-def keep(rows: list[dict[str, Any]]) -> None:
-    """Replaces what was measured now; keeps the rest."""
-    now = {row["figure"] for row in rows}
-    former = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    kept = [row for row in former if row["figure"] not in now] + rows
-    kept.sort(key=lambda row: str(row["figure"]))
-    RESULTS.write_text(json.dumps(kept, indent=2) + "\n")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=PARTS)
@@ -265,7 +256,7 @@ def main() -> None:
         for figure, value, unit, conditions in PARTS[part]():
             rows.append({"figure": figure, "value": round(value, 4), "unit": unit, "conditions": conditions})
             print(f"{figure:60} {value:10.3f} {unit}", flush=True)
-        keep(rows)
+        keep_rows(RESULTS, rows)
 
 
 if __name__ == "__main__":
