@@ -219,7 +219,7 @@ def conditions(runs: int, seconds: float) -> str:
     work = (
         f"policy prefix, 1 KB bodies, 64 clients, chunks of 250 bytes; median of {runs} runs of {seconds:g} s"
     )
-    load = f"load average {os.getloadavg()[0]:.0f}, of which 2 are the bench's"
+    load = f"load average {os.getloadavg()[0]:.0f}"
     return f"{cpu}; Python {platform.python_version()}, {parts}; {layout}; {work}; {load}"
 
 
