@@ -59,6 +59,7 @@ _decode = msgspec.json.Decoder(Asked).decode
 _decode_name = msgspec.json.Decoder(_Named).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _hash = xxhash.xxh3_64_intdigest
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # no JSON, or nested too deeply
 
 
 def read_body(body: bytes) -> Asked:
@@ -72,8 +73,12 @@ def read_body(body: bytes) -> Asked:
         return _decode(body)
     except msgspec.ValidationError:
         return Asked(_name_of(body))  # messages of another shape: the engine will refuse them
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"The body is not valid JSON: {error}.") from None
+    except _UNREADABLE as error:
+        raise _not_json(error) from None
+
+
+def _not_json(error: Exception) -> InvalidRequestError:
+    return InvalidRequestError(f"The body is not valid JSON: {error}.")
 
 
 def _name_of(body: bytes) -> str:
@@ -81,11 +86,16 @@ def _name_of(body: bytes) -> str:
         return _decode_name(body).model
     except msgspec.ValidationError as error:
         raise MissingModelError(f"The body must be a JSON object with the string `model`: {error}.") from None
+    except _UNREADABLE as error:  # behind what did not fit
+        raise _not_json(error) from None
 
 
 def renamed(body: bytes, model: str) -> bytes:
-    """The body with another `model`; all else stays byte for byte."""
-    fields = _decode_fields(body)
+    """The body with another `model`; all else stays byte for byte. Raises InvalidRequestError."""
+    try:
+        fields = _decode_fields(body)
+    except _UNREADABLE as error:
+        raise _not_json(error) from None
     fields["model"] = msgspec.Raw(msgspec.json.encode(model))
     return msgspec.json.encode(fields)
 

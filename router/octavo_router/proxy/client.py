@@ -167,6 +167,9 @@ class ClientConnection(asyncio.Protocol):
             gateway.note(account, error.status)
             self.refuse(error, head, request_id)
             return
+        except BaseException:  # a defect; what the body counts for must not stay
+            request.drop_body()
+            raise
         if body is None:
             self.exchange = Exchange(gateway, self, request, request_id, tries, account)
             self.exchange.start()
@@ -200,10 +203,12 @@ class ClientConnection(asyncio.Protocol):
         """The response is written whole."""
         self.exchange = None
         gateway = self._gateway
-        if not keep_alive or gateway.closing:
+        if not keep_alive:
             self._close()
         elif self._waiting or self._lingering or self._reader.phase != Phase.IDLE:
             self._next()
+        elif gateway.closing:
+            self._close()
         else:
             self.deadline = gateway.now() + gateway.keepalive_timeout
 

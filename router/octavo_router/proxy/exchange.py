@@ -139,6 +139,7 @@ class Exchange:
     def _try_next(self) -> None:
         now = self._gateway.now()
         self._upstream = None
+        self._renewed = False
         self._tries.fail(now)
         self._try(now)
 
@@ -173,6 +174,7 @@ class Exchange:
             self._account.feed(body)
         out = passage.encoded(body, last)
         if last:
+            self._upstream = None  # others may have it already: a client that reads slowly must not pause it
             client.transport.write(out)
             self._end()
             client.finished(passage.keep_alive)

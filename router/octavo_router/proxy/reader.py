@@ -72,6 +72,7 @@ class RequestReader:
         "_parser",
         "_read_bytes",
         "_settings",
+        "_silent_bytes",
         "_target",
         "_trailer_bytes",
         "_unfinished",
@@ -105,6 +106,7 @@ class RequestReader:
         self._headers: list[Header] = []
         self._target = b""
         self._trailer_bytes = self._wire_bytes = self._unfinished = self._read_bytes = 0
+        self._silent_bytes = 0  # of a body's framing and trailers, since the body last went on
         self._beginning = b""  # of the request, up to its head's end
 
     def feed(self, data: bytes) -> None:
@@ -120,6 +122,7 @@ class RequestReader:
         self._read_bytes += len(data)
         if self.phase == Phase.BODY:
             self._wire_bytes += len(data)
+            self._silent_bytes += len(data)
         else:
             self._unfinished += len(data)
         try:
@@ -180,8 +183,9 @@ class RequestReader:
             self._known = KnownHead.learn(self._beginning, length, self._read_bytes, head) or self._known
 
     def _check_unfinished(self) -> None:
-        """Bounds what no callback has seen yet: a head without an end, and extensions of chunks."""
-        if self.phase == Phase.HEAD and self._unfinished > self._settings.max_head_bytes:
+        """Bounds what no callback has seen yet: a head or a trailer without an end, extensions of chunks."""
+        unseen = self._unfinished if self.phase == Phase.HEAD else self._silent_bytes
+        if unseen > self._settings.max_head_bytes:
             raise self._head_too_large()
         if self._wire_bytes > _FREE_OVERHEAD + _MAX_CHUNK_OVERHEAD * self._body_bytes:
             raise InvalidRequestError("The chunks of the request's body carry too little; send larger ones.")
@@ -249,6 +253,7 @@ class RequestReader:
         if size > self._settings.max_body_bytes:
             raise self._body_too_large()
         self._hold(len(piece))
+        self._silent_bytes = 0
         self._body_bytes = size
         self._body.append(piece)
 

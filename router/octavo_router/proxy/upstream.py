@@ -125,7 +125,8 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._broken(exchange, error)
+            if self.exchange is exchange:  # else the request has gone to another pod meanwhile
+                self._broken(exchange, error)
             return
         if self.exchange is exchange:
             self._deliver(exchange)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import h11
 import openai
 import pytest
 from tests.router.loopback import (
@@ -27,6 +28,13 @@ REFUSALS: dict[str, tuple[bytes, int, str]] = {
     "a model that is no string": (request_bytes(b'{"model": 7}'), 400, "`model`"),
     "a body that is no object": (request_bytes(b"[1]"), 400, "`model`"),
     "a body that is not JSON": (request_bytes(b"model=m"), 400, "not valid JSON"),
+    "a body that breaks off behind a field of another shape": (
+        request_bytes(b'{"model": "m", "messages": 5, xxx'),
+        400,
+        "not valid JSON",
+    ),
+    "a body that is nested too deeply": (request_bytes(b'{"model": "m", "x": ' + b"[" * 9999), 400, "JSON"),
+    "a model that is nested too deeply": (request_bytes(b'{"model": ' + b"[" * 9999), 400, "JSON"),
     "an empty body": (request_bytes(b""), 400, "not valid JSON"),
     "a path outside of /v1": (request_bytes(M, "/metrics"), 404, "/metrics"),
     "a path that climbs": (request_bytes(M, "/v1/../metrics"), 404, "/v1/../metrics"),
@@ -50,6 +58,7 @@ async def test_an_openai_error_answers(request_: bytes, status: int, words: str)
         assert response.headers["x-request-id"]
         assert ("retry-after" in response.headers) == (status == 503)
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+        assert router.figures.buffered_bytes == 0
         assert (await client.post(M)).status == 200, "the connection goes on"
 
 
@@ -278,6 +287,31 @@ async def test_in_the_lame_duck_time_requests_are_served_and_connections_end() -
         await until(lambda: router.gateway.closing, "the drain's begin")
         response = await router.post(M)
         assert (response.body, response.headers["connection"]) == (b"ok", "close")
+        draining.cancel()
+
+
+async def test_a_request_behind_one_that_was_promised_more_is_served_in_a_drain() -> None:
+    go = asyncio.Event()
+
+    async def behave(call: Call) -> None:
+        await call.send(STREAM_HEAD)
+        await call.event(b"data: 1\n\n")
+        await go.wait()
+        await call.send(b"0\r\n\r\n")
+
+    async with running_pods(behave) as pods, running_router(lame_duck=60) as router:
+        router.serve("m", *pods)
+        client = await router.client()
+        client.send(request_bytes(M) * 2)
+        client.expect()
+        head = await client.event()
+        assert b"connection" not in dict(head.headers)
+        draining = asyncio.create_task(router.gateway.drain())
+        await until(lambda: router.gateway.closing, "the drain's begin")
+        go.set()
+        assert [type(await client.event()) for _ in range(2)] == [h11.Data, h11.EndOfMessage]
+        second = await client.response()
+        assert (second.complete, second.headers["connection"]) == (True, "close")
         draining.cancel()
 
 

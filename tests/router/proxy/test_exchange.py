@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
+from typing import Any, cast
 
 import pytest
 from tests.router.loopback import (
@@ -13,11 +14,14 @@ from tests.router.loopback import (
     answers,
     body_for,
     request_bytes,
+    resets,
     running_pods,
     running_router,
     unanswering_port,
     until,
 )
+
+from octavo_router.proxy.client import ClientConnection
 
 M = body_for("m")
 
@@ -128,6 +132,53 @@ async def test_a_client_that_never_reads_is_cut_off() -> None:
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         client.send(request_bytes(M))
         await until(lambda: router.figures.cancelled == 1, "the cut")
+
+
+class BrimfulTransport:
+    """A client's transport whose buffer is full after each write, and stays so."""
+
+    def __init__(self, client: ClientConnection) -> None:
+        self._client, self._transport = client, client.transport
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+        self._client.pause_writing()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+async def test_a_client_that_reads_the_end_slowly_does_not_hold_up_the_next_one() -> None:
+    async with running_pods(answers(b"x" * 100_000)) as pods, running_router() as router:
+        router.serve("m", *pods)
+        slow = await router.client()
+        await until(lambda: len(router.gateway.clients) == 1, "the client")
+        (connection,) = router.gateway.clients
+        connection.transport = cast(asyncio.Transport, BrimfulTransport(connection))
+        assert len((await slow.post(M)).body) == 100_000
+        assert connection.paused
+        assert len((await router.post(M)).body) == 100_000
+        assert pods[0].opened == 1
+
+
+async def test_each_pod_may_close_an_idle_connection_as_the_request_goes_out() -> None:
+    served = set()
+
+    async def once_per_connection(call: Call) -> None:
+        if call.writer in served:
+            call.reset()
+            return
+        served.add(call.writer)
+        await answers()(call)
+
+    async with running_pods(once_per_connection, once_per_connection) as pods, running_router() as router:
+        router.serve("m", *pods)
+        assert [(await router.post(M)).status for _ in range(2)] == [200] * 2
+        assert [len(pod.calls) for pod in pods] == [1, 1], "an idle connection to each"
+        pods[0].behave = resets
+        assert [(await router.post(M)).status for _ in range(2)] == [200] * 2, "one of them went to both"
+        closed = {e.port: e.breaker.closed for e in router.registry.resolve("m").ready}
+        assert closed == {pods[0].port: False, pods[1].port: True}
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["before the head", "in mid-stream"])

@@ -162,6 +162,11 @@ def test_tiny_chunks_with_long_extensions_are_refused() -> None:
     assert "carry too little" in str(read.error)
 
 
+def test_a_trailer_without_an_end_is_refused() -> None:
+    read = Read(CHUNKED, b"3e8\r\n" + b"a" * 1000 + b"\r\n0\r\nA: ", *[b"b" * 100] * 30)
+    assert read.status == 431
+
+
 def test_bodies_held_by_all_connections_together_are_bounded() -> None:
     first = Read(POST + b"Content-Length: 4000\r\n\r\n", b"a" * 4000)
     second = RequestReader(SETTINGS, first.figures, first.requests.append, lambda: None)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from tests.router.loopback import (
     Call,
     answers,
     body_for,
+    request_bytes,
     running_pods,
     running_router,
     sends,
@@ -52,6 +55,26 @@ async def test_a_pod_whose_answer_is(data: bytes) -> None:
         assert response.status == 502
         assert response.json()["error"]["code"] == "bad_upstream"
         await until(lambda: pods[0].closed == 1, "the connection's end")
+
+
+async def test_what_a_pod_sends_behind_its_503_is_not_taken_for_the_next_pods_failure() -> None:
+    busy = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\nbusy"
+    go = asyncio.Event()
+
+    async def behave(call: Call) -> None:
+        await go.wait()
+        await answers(b"late")(call)
+
+    async with running_pods(sends(busy), behave) as pods, running_router() as router:
+        router.serve("m", pods[0])
+        client = await router.client()
+        router.serve("m", *pods)
+        client.send(request_bytes(M) + request_bytes(M))
+        await until(lambda: len(pods[1].calls) == 1, "the other pod's request")
+        go.set()
+        assert [(await client.response()).body for _ in range(2)] == [b"late"] * 2
+        assert router.figures.of("m").in_flight == 0
+        assert router.figures.of("m").requests == {200: 2}
 
 
 async def test_a_second_response_to_one_request_is_never_passed_on() -> None:
