@@ -100,14 +100,13 @@ class Reconciler:
         if llmd.status.observed_generation < 1:
             return True
         found = await self._cluster.resource(llmd.key)
-        if (
-            found is not None
-            and found.metadata.uid == llmd.metadata.uid
-            and not found.metadata.deletion_timestamp
-        ):
-            return True
-        self._store.remove(llmd)
-        return False
+        if found is None or found.metadata.deletion_timestamp:
+            self._store.remove(llmd)
+            return False
+        if found.metadata.uid != llmd.metadata.uid:
+            self._store.put(found)  # made anew: it is worked on next
+            return False
+        return True
 
     async def _act(self, llmd: LLMDeployment, todo: Plan) -> list[Cause]:
         """Carry the plan out; return what stands in its way."""

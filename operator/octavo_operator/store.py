@@ -25,9 +25,9 @@ class Store:
         return list(self._found.values())
 
     def put(self, llmd: LLMDeployment) -> None:
-        """Take a resource in, unless a later version of it is known."""
+        """Take a resource in, unless a later version is known, be it of another resource of its name."""
         former = self._found.get(llmd.key)
-        if former and former.metadata.uid == llmd.metadata.uid and former.version >= llmd.version:
+        if former and former.version >= llmd.version:
             return
         self._found[llmd.key] = llmd
         if former is None or _looked_at(former) != _looked_at(llmd):

@@ -4,11 +4,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from octavo_operator.api import LLMDeployment
+from octavo_operator.api import LLMDeployment, Status
 from octavo_operator.conditions import ready_condition
 from octavo_operator.desired.meta import Defaults
 from octavo_operator.errors import RefusedError, UnreachableError
 from octavo_operator.fake import FakeCluster
+from octavo_operator.names import Key
 from octavo_operator.reconcile import Reconciler
 from octavo_operator.store import Store
 from octavo_operator.telemetry import Telemetry
@@ -21,7 +22,8 @@ class World:
 
     def __init__(self, defaults: Defaults) -> None:
         self.cluster = FakeCluster()
-        self.store = Store(lambda key: None)
+        self.woken: list[Key] = []
+        self.store = Store(self.woken.append)
         clock = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
         self.reconciler = Reconciler(self.cluster, self.store, defaults, Telemetry(), lambda: clock)
 
@@ -84,6 +86,40 @@ async def test_a_resource_that_is_gone_gets_no_children_back(world: World, make:
     assert await world.reconcile()
     assert world.cluster.writes == []
     assert world.store.get(KEY) is None
+
+
+def made_anew(llmd: LLMDeployment, version: int) -> LLMDeployment:
+    meta = msgspec.structs.replace(llmd.metadata, uid="u2", resource_version=str(version))
+    return msgspec.structs.replace(llmd, metadata=meta)
+
+
+async def test_the_late_answer_to_a_status_does_not_hide_the_resource_made_anew(
+    world: World, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.hear(make())
+    written = world.cluster.patch_status
+
+    async def answers_late(llmd: LLMDeployment, status: Status) -> LLMDeployment:
+        answer = await written(llmd, status)
+        world.store.remove(llmd)
+        world.store.put(made_anew(llmd, answer.version + 2))
+        return answer
+
+    monkeypatch.setattr(world.cluster, "patch_status", answers_late)
+    await world.reconcile()
+    found = world.store.get(KEY)
+    assert found is not None
+    assert found.metadata.uid == "u2"
+
+
+async def test_a_resource_that_was_made_anew_unheard_is_worked_on(world: World, make: Any) -> None:
+    world.hear(make(status={"observedGeneration": 1}))
+    present = made_anew(make(), 5)
+    world.cluster.resources[KEY] = present
+    assert await world.reconcile()
+    assert world.cluster.writes == []
+    assert world.store.get(KEY) == present
+    assert world.woken == [KEY, KEY]
 
 
 async def test_somebody_elses_service_is_left_alone(world: World, make: Any) -> None:
