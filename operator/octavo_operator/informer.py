@@ -75,7 +75,8 @@ class Informer(Generic[T]):
         self._selector = selector
         self._silence = silence
         self._objects: dict[Name, T] = {}
-        self._version = 0
+        self._version = 0  # to go on from; 0: all is to be told anew
+        self._passed = 0  # all changes up to this version have been heard
         self._streamed: set[Name] | None = None  # names of the initial events, until their end
         self.synced = asyncio.Event()
         self.heard = time.monotonic()
@@ -88,7 +89,8 @@ class Informer(Generic[T]):
 
     def learn(self, name: Name, found: T) -> None:
         """Take in the answer to an own write, unless the watch is past it already."""
-        if found.version > self._version:
+        known = self._objects.get(name)
+        if found.version > max(self._passed, known.version if known is not None else 0):
             self._objects[name] = found
 
     async def run(self) -> None:
@@ -132,17 +134,18 @@ class Informer(Generic[T]):
         head = _object_decoder.decode(event.object)
         if event.type == "ERROR":
             raise ExpiredError(head.code, "Expired", head.message)
-        meta = head.metadata
+        meta, version = head.metadata, int(head.metadata.resource_version)
         if event.type == "BOOKMARK":
             if meta.annotations.get(INITIAL_END) == "true":
-                self._end_of_initial_events()
+                self._end_of_initial_events(version)
         elif event.type == "DELETED":
             self._put((meta.namespace, meta.name), None)
         else:
-            self._heard_of((meta.namespace, meta.name), int(meta.resource_version), event.object)
-        self._version = (
-            max(self._version, int(meta.resource_version)) if self._streamed is None else self._version
-        )
+            self._heard_of((meta.namespace, meta.name), version, event.object)
+        if self._streamed is None:
+            self._version = max(self._version, version)
+        if self._streamed is None or event.type != "ADDED":  # initial events are in no order of versions
+            self._passed = max(self._passed, version)
 
     def _heard_of(self, name: Name, version: int, data: msgspec.Raw) -> None:
         """What the cache has already, such as the echo of an own write, is not decoded again."""
@@ -167,9 +170,9 @@ class Informer(Generic[T]):
             self._streamed.add(name)
         self._changed(former, self._objects.get(name))
 
-    def _end_of_initial_events(self) -> None:
-        """What the cache has and the server did not stream has vanished while nobody watched."""
+    def _end_of_initial_events(self, version: int) -> None:
+        """What the cache has and the server did not stream has vanished, unless it was made since then."""
         streamed, self._streamed = self._streamed or set(), None
-        for name in [n for n in self._objects if n not in streamed]:
+        for name in [n for n, o in self._objects.items() if n not in streamed and o.version <= version]:
             self._put(name, None)
         self.synced.set()

@@ -3,9 +3,8 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from types import MappingProxyType
 from typing import Any, cast
 
 import pytest
@@ -16,7 +15,9 @@ from octavo_operator.errors import ApiError, NotFoundError
 from octavo_operator.informer import INITIAL_END, Informer
 
 PATH = "/apis/octavo.dev/v1alpha1/llmdeployments"
-Watch = list[bytes] | ApiError
+Line = bytes | LLMDeployment
+"""What a watch tells, or the answer to an own write that comes just then."""
+Watch = list[Line] | ApiError
 Heard = list[tuple[int | None, int | None]]
 
 
@@ -27,6 +28,7 @@ class ScriptedClient:
         self.watches = list(watches)
         self.queries: list[Mapping[str, str]] = []
         self.over = asyncio.Event()
+        self.answered: Callable[[LLMDeployment], None] = lambda own: None
 
     @asynccontextmanager
     async def lines(
@@ -38,9 +40,12 @@ class ScriptedClient:
             raise watch
         yield self._told(watch)
 
-    async def _told(self, watch: list[bytes]) -> AsyncIterator[bytes]:
+    async def _told(self, watch: list[Line]) -> AsyncIterator[bytes]:
         for line in watch:
-            yield line
+            if isinstance(line, bytes):
+                yield line
+            else:
+                self.answered(line)
         if not self.watches:
             self.over.set()
             await asyncio.Event().wait()
@@ -63,13 +68,12 @@ def bookmark(version: int, *, initial_end: bool = False) -> bytes:
 EXPIRED = json.dumps({"type": "ERROR", "object": {"code": 410, "message": "too old"}}).encode()
 
 
-def follow(
-    *watches: Watch, learns: Mapping[int, LLMDeployment] = MappingProxyType({})
-) -> tuple[dict[str, int], Heard, list[Mapping[str, str]]]:
-    """What the cache holds after these watches (name -> version), the changes heard, and the queries.
+def own(name: str, version: int) -> LLMDeployment:
+    return decode(event_object(name, version))
 
-    `learns`: answers to own writes, which come right after the version that is their key.
-    """
+
+def follow(*watches: Watch) -> tuple[dict[str, int], Heard, list[Mapping[str, str]]]:
+    """What the cache holds after these watches (name -> version), the changes heard, and the queries."""
     heard: Heard = []
 
     async def play() -> tuple[dict[str, int], Heard, list[Mapping[str, str]]]:
@@ -77,10 +81,9 @@ def follow(
 
         def changed(former: LLMDeployment | None, present: LLMDeployment | None) -> None:
             heard.append((former and former.version, present and present.version))
-            if present is not None and (own := learns.get(present.version)) is not None:
-                informer.learn(own.key, own)
 
         informer = Informer(cast(ApiClient, client), PATH, decode, changed, selector={})
+        client.answered = lambda own: informer.learn(own.key, own)
         task = asyncio.create_task(informer.run())
         async with asyncio.timeout(20):
             await client.over.wait()
@@ -105,11 +108,43 @@ def test_a_watch_that_ends_goes_on_from_its_last_bookmark() -> None:
 
 
 def test_older_news_than_what_was_learnt_of_an_own_write_changes_nothing() -> None:
-    own = decode(event_object("a", 7))
-    told = [event("ADDED", "a", 1), bookmark(5, initial_end=True), event("MODIFIED", "a", 6)]
-    found, heard, _ = follow(told, learns={1: own})
+    told = [event("ADDED", "a", 1), own("a", 7), bookmark(5, initial_end=True), event("MODIFIED", "a", 6)]
+    found, heard, _ = follow(told)
     assert found == {"a": 7}
     assert heard == [(None, 1), (7, 7)]
+
+
+FIRST: Watch = [event("ADDED", "a", 1), bookmark(5, initial_end=True), EXPIRED]
+
+
+def test_a_late_answer_does_not_replace_what_initial_events_told() -> None:
+    found, _, _ = follow(FIRST, [event("ADDED", "a", 20), own("a", 15), bookmark(25, initial_end=True)])
+    assert found == {"a": 20}
+
+
+def test_a_late_answer_does_not_bring_back_what_was_deleted_among_the_initial_events() -> None:
+    told = [event("ADDED", "a", 10), event("DELETED", "a", 20), own("a", 15), bookmark(25, initial_end=True)]
+    found, heard, _ = follow(FIRST, told)
+    assert found == {}
+    assert heard[-1] == (10, None)
+
+
+def test_a_late_answer_of_before_a_relist_does_not_bring_back_what_was_deleted() -> None:
+    gone = [event("ADDED", "a", 1), bookmark(5, initial_end=True), event("DELETED", "a", 8), EXPIRED]
+    found, _, _ = follow(gone, [own("a", 7)])
+    assert found == {}
+
+
+def test_an_answer_is_taken_in_although_later_objects_have_been_streamed() -> None:
+    found, _, _ = follow(FIRST, [event("ADDED", "a", 20), own("b", 15)])
+    assert found == {"a": 20, "b": 15}
+
+
+def test_what_was_made_after_the_initial_events_has_not_vanished() -> None:
+    told = [event("ADDED", "a", 10), own("b", 30), bookmark(25, initial_end=True), event("ADDED", "b", 30)]
+    found, heard, _ = follow(FIRST, told)
+    assert found == {"a": 10, "b": 30}
+    assert heard == [(None, 1), (1, 10), (30, 30)]
 
 
 def test_an_object_that_does_not_fit_is_told_and_leaves_the_former_one(
