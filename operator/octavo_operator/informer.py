@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from octavo_operator.api_client import ApiClient
-from octavo_operator.errors import ApiError, ExpiredError, NotFoundError
+from octavo_operator.errors import ApiError, ExpiredError, NotFoundError, from_status
 from octavo_operator.names import DEPLOYMENT_LABEL, MANAGED_BY, MANAGED_BY_LABEL
 from octavo_operator.work_queue import delay_after
 
@@ -45,6 +45,7 @@ class _Meta(msgspec.Struct, rename="camel", gc=False):
 class _Object(msgspec.Struct, gc=False):
     metadata: _Meta = msgspec.field(default_factory=_Meta)
     code: int = 0
+    reason: str = ""
     message: str = ""
 
 
@@ -78,6 +79,8 @@ class Informer(Generic[T]):
         self._version = 0  # to go on from; 0: all is to be told anew
         self._passed = 0  # all changes up to this version have been heard
         self._streamed: set[Name] | None = None  # names of the initial events, until their end
+        self._failures = 0  # watches in a row that broke before they told anything
+        self._expiries = 0  # times in a row that a watch had to start over
         self.synced = asyncio.Event()
         self.heard = time.monotonic()
 
@@ -95,18 +98,19 @@ class Informer(Generic[T]):
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        failures = 0
         while True:
             try:
                 await self._watch()
-                failures = 0
+                self._failures = self._expiries = 0
             except ExpiredError:
                 self._version = 0
+                await _pause(self._expiries)
+                self._expiries += 1
             except (ApiError, msgspec.MsgspecError) as error:
                 hint = "; is its CRD installed?" if isinstance(error, NotFoundError) else ""
                 log.warning("watch of %s: %s%s", self._path, error, hint)
-                await asyncio.sleep(delay_after(failures) * random.uniform(0.5, 1))
-                failures += 1
+                await _pause(self._failures)
+                self._failures += 1
 
     async def _watch(self) -> None:
         async with self._client.lines(self._path, self._query(), self._silence) as lines:
@@ -127,13 +131,17 @@ class Informer(Generic[T]):
     async def _follow(self, lines: AsyncIterator[bytes]) -> None:
         async for line in lines:
             if line:
+                goes_on = self._streamed is None
                 self._take(_event_decoder.decode(line))
                 self.heard = time.monotonic()
+                self._failures = 0
+                if goes_on:  # initial events do not show that the next watch will not have to start over
+                    self._expiries = 0
 
     def _take(self, event: _Event) -> None:
         head = _object_decoder.decode(event.object)
         if event.type == "ERROR":
-            raise ExpiredError(head.code, "Expired", head.message)
+            raise from_status(head.code, head.reason, head.message)
         meta, version = head.metadata, int(head.metadata.resource_version)
         if event.type == "BOOKMARK":
             if meta.annotations.get(INITIAL_END) == "true":
@@ -176,3 +184,7 @@ class Informer(Generic[T]):
         for name in [n for n, o in self._objects.items() if n not in streamed and o.version <= version]:
             self._put(name, None)
         self.synced.set()
+
+
+async def _pause(failures: int) -> None:
+    await asyncio.sleep(delay_after(failures) * random.uniform(0.5, 1))

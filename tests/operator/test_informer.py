@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import pytest
 
+from octavo_operator import informer
 from octavo_operator.api import LLMDeployment, decode
 from octavo_operator.api_client import ApiClient
-from octavo_operator.errors import ApiError, NotFoundError
+from octavo_operator.errors import ApiError, NotFoundError, UnreachableError
 from octavo_operator.informer import INITIAL_END, Informer
 
 PATH = "/apis/octavo.dev/v1alpha1/llmdeployments"
@@ -68,6 +69,9 @@ def bookmark(version: int, *, initial_end: bool = False) -> bytes:
 EXPIRED = json.dumps({"type": "ERROR", "object": {"code": 410, "message": "too old"}}).encode()
 
 
+FAILED = json.dumps({"type": "ERROR", "object": {"code": 500, "message": "unable to transform key"}}).encode()
+
+
 def own(name: str, version: int) -> LLMDeployment:
     return decode(event_object(name, version))
 
@@ -82,13 +86,13 @@ def follow(*watches: Watch) -> tuple[dict[str, int], Heard, list[Mapping[str, st
         def changed(former: LLMDeployment | None, present: LLMDeployment | None) -> None:
             heard.append((former and former.version, present and present.version))
 
-        informer = Informer(cast(ApiClient, client), PATH, decode, changed, selector={})
-        client.answered = lambda own: informer.learn(own.key, own)
-        task = asyncio.create_task(informer.run())
+        found = Informer(cast(ApiClient, client), PATH, decode, changed, selector={})
+        client.answered = lambda own: found.learn(own.key, own)
+        task = asyncio.create_task(found.run())
         async with asyncio.timeout(20):
             await client.over.wait()
         task.cancel()
-        return {found.metadata.name: found.version for found in informer}, heard, client.queries
+        return {each.metadata.name: each.version for each in found}, heard, client.queries
 
     return asyncio.run(play())
 
@@ -166,3 +170,39 @@ def test_a_collection_that_is_not_there_yet_is_asked_for_again(caplog: pytest.Lo
         found, _, _ = follow(absent, [event("ADDED", "a", 1), bookmark(2, initial_end=True)])
     assert found == {"a": 1}
     assert "is its CRD installed?" in caplog.text
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The failures in a row before each pause, which takes no time."""
+    found: list[int] = []
+
+    def delay_after(failures: int) -> float:
+        found.append(failures)
+        return 0
+
+    monkeypatch.setattr(informer, "delay_after", delay_after)
+    return found
+
+
+def test_an_error_of_the_watch_that_is_no_expiry_goes_on_from_the_last_version(
+    pauses: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    start: Watch = [event("ADDED", "a", 1), bookmark(5, initial_end=True), FAILED]
+    with caplog.at_level(logging.WARNING):
+        _, _, queries = follow(start, [FAILED], [FAILED], [])
+    assert [query.get("resourceVersion") for query in queries] == [None, "5", "5", "5"]
+    assert pauses == [0, 1, 2]
+    assert "unable to transform key" in caplog.text
+
+
+def test_watches_that_have_to_start_over_again_and_again_pause_ever_longer(pauses: list[int]) -> None:
+    initial: Watch = [event("ADDED", "a", 1), bookmark(5, initial_end=True)]
+    follow([EXPIRED], [EXPIRED], [*initial, EXPIRED], [*initial, bookmark(8), EXPIRED], [])
+    assert pauses == [0, 1, 2, 0]
+
+
+def test_the_break_of_a_watch_that_told_something_is_the_first_in_a_row(pauses: list[int]) -> None:
+    broken = UnreachableError(0, "NoAnswer", "no answer")
+    follow(broken, broken, broken, [event("ADDED", "a", 1), FAILED], [])
+    assert pauses == [0, 1, 2, 0]
