@@ -8,8 +8,10 @@ import msgspec
 
 from octavo_operator.names import (
     DEPLOYMENT_LABEL,
+    GROUP,
     GROUP_LABEL,
     HASH_ANNOTATION,
+    KIND,
     MANAGED_BY,
     MANAGED_BY_LABEL,
     MEMBER_LABEL,
@@ -29,7 +31,14 @@ class Wire(msgspec.Struct, rename="camel", kw_only=True, frozen=True, gc=False):
 
 class Owner(Wire, frozen=True):
     uid: str
+    api_version: str = ""
+    kind: str = ""
+    name: str = ""
     controller: bool = False
+
+    @property
+    def is_resource(self) -> bool:
+        return self.kind == KIND and self.api_version.startswith(f"{GROUP}/")
 
 
 class Meta(Wire, frozen=True):
@@ -75,6 +84,7 @@ class Child(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     resource: str = ""  # name of the LLMDeployment, as its label says
     generation: int = 0
     owner_uid: str | None = None  # of the controller
+    owner_name: str = ""  # of the controller, where that is an LLMDeployment
     labelled: bool = True
     hash: str = ""
     scaled_by: str = ""
@@ -99,6 +109,10 @@ class Child(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     def is_of(self, uid: str) -> bool:
         """Owned by that resource, or left behind without an owner by a former one."""
         return self.owner_uid == uid or (self.owner_uid is None and self.labelled)
+
+    def is_of_former(self, key: Key, uid: str) -> bool:
+        """Owned by a deleted resource of that name: the garbage collector is about to delete it."""
+        return self.key[0] == key[0] and self.owner_name == key[1] and self.owner_uid != uid
 
     def compared(self) -> dict[str, Any]:
         found: dict[str, Any] = msgspec.json.decode(self.content)
@@ -136,6 +150,7 @@ def decode_child(kind: str, data: bytes | msgspec.Raw) -> Child:
         "automountServiceAccountToken": found.automount_service_account_token,
     }
     scaled = kind in SCALED
+    owner = next((o for o in meta.owner_references if o.controller), None)
     resource = meta.labels.get(DEPLOYMENT_LABEL, "")
     return Child(
         kind=kind,
@@ -144,7 +159,8 @@ def decode_child(kind: str, data: bytes | msgspec.Raw) -> Child:
         version=int(meta.resource_version),
         resource=resource,
         generation=meta.generation,
-        owner_uid=next((o.uid for o in meta.owner_references if o.controller), None),
+        owner_uid=owner.uid if owner else None,
+        owner_name=_kept_once(owner.name, resource, meta.name) if owner and owner.is_resource else "",
         labelled=(resource == meta.name or (resource != "" and meta.name.startswith(f"{resource}-")))
         and meta.labels.get(MANAGED_BY_LABEL) == MANAGED_BY,
         hash=meta.annotations.get(HASH_ANNOTATION, ""),
@@ -155,6 +171,11 @@ def decode_child(kind: str, data: bytes | msgspec.Raw) -> Child:
         status=_status_decoder.decode(found.status) if scaled else DeploymentStatus(),
         content=_encoder.encode(content),
     )
+
+
+def _kept_once(text: str, *kept: str) -> str:
+    """That one of the strings kept anyway that is equal: with thousands of children each copy counts."""
+    return next((each for each in kept if each == text), text)
 
 
 class Terminated(Wire, frozen=True):

@@ -38,7 +38,8 @@ class Delete(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True):
     """The writes, `first` before the others, and what stands in their way.
 
-    A name in `taken` belongs to somebody else, one in `awaited` to an object that is being deleted.
+    A name in `taken` belongs to somebody else, one in `awaited` to an object that is being deleted, or will
+    be as soon as the garbage collector sees that its owner, a former resource of this name, is gone.
     """
 
     first: tuple[Apply, ...] = ()
@@ -72,6 +73,7 @@ def plan(
     uid = llmd.metadata.uid
     own = {at: child for at, child in observed.items() if child.is_of(uid) and not child.leaving}
     blocked = {at: child for at, child in observed.items() if at in wanted and at not in own}
+    awaited = [at for at, c in blocked.items() if c.leaving or c.is_of_former(llmd.key, uid)]
     due = [at for at, m in wanted.items() if at not in blocked and is_due(m, own.get(at), at in settled)]
     counted = "Deployment" if llmd.spec.group_size == 1 else "GroupScale"
     gone = [c for at, c in own.items() if at not in wanted and at not in kept and c.owner_uid == uid]
@@ -79,8 +81,8 @@ def plan(
         first=tuple(scale(llmd, wanted.get(counted), own.get(counted), idle)),
         applies=tuple(write_of(llmd, wanted[at], own.get(at)) for at in due),
         deletes=tuple(Delete(c.kind, c.key, c.uid, awaits=c.kind == "StatefulSet") for c in gone),
-        taken=tuple(at for at, child in blocked.items() if not child.leaving),
-        awaited=tuple(at for at, child in blocked.items() if child.leaving),
+        taken=tuple(at for at in blocked if at not in awaited),
+        awaited=tuple(awaited),
     )
 
 

@@ -136,7 +136,7 @@ class Reconciler:
         """What has the name of a child that was to be created; our own that lost its label is taken back."""
         name = str(write.manifest["metadata"]["name"])
         found = await self._cluster.look_up(write.kind, (llmd.key[0], name))
-        if found is None or found.leaving:
+        if found is None or found.leaving or found.is_of_former(llmd.key, llmd.metadata.uid):
             return [_awaited(write.kind)]
         if not found.is_of(llmd.metadata.uid):
             return [_taken(write.kind)]

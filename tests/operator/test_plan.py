@@ -97,6 +97,28 @@ def test_a_former_child_that_is_being_deleted_is_awaited(make: Any, defaults: De
     assert (found.writes, found.taken, found.awaited) == (0, (), ("Service",))
 
 
+def test_a_child_of_a_former_resource_of_this_name_is_awaited(make: Any, defaults: Defaults) -> None:
+    """The garbage collector needs a moment to see that its owner is gone."""
+    llmd = make()
+    [reference] = children(llmd, defaults)[0]["metadata"]["ownerReferences"]
+
+    def blocked(**changes: str) -> tuple[Any, ...]:
+        owner = {**reference, "uid": "u0", **changes}
+        observed = {m["kind"]: stored(m, ownerReferences=[owner]) for m in children(llmd, defaults)}
+        found = planned(llmd, defaults, observed)
+        assert found.writes == 0
+        return found.taken, found.awaited
+
+    assert blocked() == ((), tuple(KINDS))
+    assert blocked(name="another") == (tuple(KINDS), ())
+    assert blocked(kind="Deployment", apiVersion="apps/v1") == (tuple(KINDS), ())
+
+
+def test_the_owners_name_is_no_second_string(make: Any, defaults: Defaults) -> None:
+    child = all_right(make(), defaults)["Service"]
+    assert child.owner_name is child.resource
+
+
 def test_an_orphan_of_a_former_resource_is_adopted(make: Any, defaults: Defaults) -> None:
     llmd = make()
     observed = all_right(llmd, defaults)

@@ -132,6 +132,18 @@ async def test_somebody_elses_service_is_left_alone(world: World, make: Any) -> 
     assert "Deployment" in {kind for kind, _ in world.cluster.objects}
 
 
+async def test_a_former_resources_child_without_its_label_is_awaited(world: World, make: Any) -> None:
+    owner = {"apiVersion": "octavo.dev/v1alpha1", "kind": "LLMDeployment", "name": "smollm2", "uid": "u0"}
+    meta = {"name": "smollm2", "namespace": "default", "ownerReferences": [{**owner, "controller": True}]}
+    world.cluster.put({"kind": "Service", "metadata": meta, "spec": {}})
+    world.hear(make())
+    assert not await world.reconcile()
+    assert world.reason == "Replacing"
+    world.cluster.objects.pop(("Service", KEY))
+    assert await world.reconcile()
+    assert world.reason == "Loading"
+
+
 async def test_what_the_api_server_refuses_is_told_once_and_tried_again(world: World, make: Any) -> None:
     world.cluster.failures["Deployment"] = RefusedError(422, "Invalid", "spec.template: bad")
     world.hear(make())
