@@ -16,6 +16,7 @@ from octavo_router.errors import TokenRateError, WrongKeyError
 from octavo_router.metrics import Figures, KeyFigures
 
 MIN_LENGTH = 16  # characters; shorter ones can be guessed
+MAX_LIMIT = 999_999_999_999_999  # tokens a minute; a float still counts each of them
 _MINUTE_S = 60.0
 
 

@@ -9,7 +9,7 @@ from hashlib import sha256
 import msgspec
 
 from octavo_router.endpoints import Address
-from octavo_router.keys import MIN_LENGTH, KeySpec
+from octavo_router.keys import MAX_LIMIT, MIN_LENGTH, KeySpec
 from octavo_router.routing import Deployment
 
 DEPLOYMENT_LABEL = "octavo.dev/deployment"
@@ -17,6 +17,7 @@ SERVING_SLICES = f"{DEPLOYMENT_LABEL},!service.kubernetes.io/headless"
 """A headless Service names all pods of a group, of which only the leader answers."""
 API_KEYS_LABEL = "octavo.dev/api-keys"
 TOKEN_LIMIT = "octavo.dev/tokens-per-minute"
+_SHOWN = 40  # characters of a value that is wrong; an annotation may have 262,144
 
 
 class Meta(msgspec.Struct, rename="camel", gc=False):
@@ -82,10 +83,11 @@ class KeySecret(msgspec.Struct, gc=False):
         """Its keys; none, with a warning, when its limit cannot be read: no limit would be too much."""
         meta = self.metadata
         limit = (meta.annotations or {}).get(TOKEN_LIMIT)
-        if limit is not None and not (limit.isascii() and limit.isdigit() and int(limit) > 0):
+        if limit is not None and not _is_limit(limit):
+            shown = limit if len(limit) <= _SHOWN else f"{limit[:_SHOWN]}..."
             warn(
                 f"The API keys of Secret {meta.key} are not accepted: its annotation {TOKEN_LIMIT} is "
-                f"{limit!r}; make it a whole number greater than 0, or remove it."
+                f"{shown!r}; make it a whole number from 1 to {MAX_LIMIT}, or remove it."
             )
             return ()
         specs = []
@@ -100,6 +102,11 @@ class KeySecret(msgspec.Struct, gc=False):
             name = f"{meta.key}/{entry}"
             specs.append(KeySpec(name, meta.namespace, sha256(key).digest(), int(limit) if limit else None))
         return tuple(specs)
+
+
+def _is_limit(text: str) -> bool:
+    """The length is looked at first: Python reads no number of more than 4,300 digits."""
+    return text.isascii() and text.isdigit() and len(text) <= len(str(MAX_LIMIT)) and int(text) > 0
 
 
 class _Conditions(msgspec.Struct, gc=False):

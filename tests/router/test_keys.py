@@ -129,6 +129,16 @@ def test_a_limit_that_cannot_be_read_is_not_taken_for_none(limit: str) -> None:
     assert f"is {limit!r}; make it a whole number" in warnings[0]
 
 
+@pytest.mark.parametrize("digits", [16, 310, 5000])
+def test_a_limit_too_great_to_count_with_is_refused_in_a_short_sentence(digits: int) -> None:
+    warnings: list[str] = []
+    assert secret({"ada": ADA}, limit="9" * digits).keys(warnings.append) == ()
+    assert "make it a whole number from 1 to 999999999999999, or remove it." in warnings[0]
+    assert len(warnings[0]) < 250
+    (greatest,) = secret({"ada": ADA}, limit="9" * 15).keys(pytest.fail)
+    Key(greatest, KeyFigures("a/s/ada")).check_rate(100.0)
+
+
 def test_a_short_key_is_not_accepted_and_not_told() -> None:
     warnings: list[Any] = []
     assert secret({"ada": b"short"}).keys(warnings.append) == ()
