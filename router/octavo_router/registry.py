@@ -34,16 +34,30 @@ class Split:
         self._point = 0.0
 
     def pick(self, features: Features) -> Route:
-        """By the session, so that one stays with its deployment, or in turns as even as the weights allow."""
-        ready = [(route, weight) for route, weight in self._members if route.ready and weight]
-        if not ready:
-            return next((route for route, _ in self._members if route.ready), self._members[0][0])
-        left = self._draw(features) * sum(weight for _, weight in ready)
-        for route, weight in ready:
+        """By the session, so that one stays with its deployment, or in turns as even as the weights allow.
+
+        While none is ready, those share that may answer all the same: by a pod that is woken, or a fallback.
+        """
+        weighed = [(route, weight) for route, weight in self._members if weight]
+        if ready := [(route, weight) for route, weight in weighed if route.ready]:
+            return self._choose(ready, features)
+        for route, _ in self._members:
+            if route.ready:
+                return route
+        hopeful = [(r, w) for r, w in weighed if r.deployment.sleeps or r.deployment.fallback is not None]
+        return self._choose(hopeful, features) if hopeful else self._members[0][0]
+
+    def asleep(self) -> list[Route]:
+        """Those that would get their share if they were woken."""
+        return [r for r, weight in self._members if weight and r.deployment.sleeps and not r.ready]
+
+    def _choose(self, members: list[tuple[Route, int]], features: Features) -> Route:
+        left = self._draw(features) * sum(weight for _, weight in members)
+        for route, weight in members:
             left -= weight
             if left < 0:
                 return route
-        return ready[-1][0]
+        return members[-1][0]
 
     def _draw(self, features: Features) -> float:
         session = features.session
@@ -93,7 +107,7 @@ class Registry:
         self._routes: dict[str, Route] = {}  # by key
         self._views: dict[str | None, Names] = {}  # by namespace; None: all
         self.on_wanted: Callable[[Route], None] = lambda route: None
-        """Hears of each request that finds a model asleep."""
+        """Hears of each model that a request finds asleep, whether the request waits for it or not."""
 
     def set_deployments(self, deployments: Mapping[str, Deployment]) -> None:
         """Replaces all deployments."""
@@ -123,6 +137,8 @@ class Registry:
     def route(self, features: Features, namespace: str | None = None) -> Route:
         """Where a request goes: to the owner of the name, one that shares it, or a fallback.
 
+        Wakes those that would take it if they did not sleep.
+
         Raises:
             UnknownModelError, or NoReadyPodError where the fallbacks lead nowhere.
         """
@@ -130,32 +146,38 @@ class Registry:
         route = names.owner(model)
         if names.splits and (split := names.splits.get(model)) is not None:
             route = split.pick(features)
-        if route.ready:
-            return route
-        if route.deployment.sleeps:
-            self.on_wanted(route)
-        return route if route.deployment.fallback is None else self._fallback(route)
+            for sleeper in split.asleep():
+                self.on_wanted(sleeper)
+        return route if route.ready else self._fallback(route)
 
     def _fallback(self, first: Route) -> Route:
-        passed, route = [first.deployment.key], first
-        while (key := route.deployment.fallback) is not None:
-            following = self._routes.get(key)
-            if following is None:
-                raise NoReadyPodError(
-                    f"{passed[-1]!r} has no ready pod, and its fallback {key!r} does not exist; "
-                    "correct its spec.routing.fallback."
-                )
+        """The first of it and its fallbacks that has a ready pod; when none has, the first that sleeps.
+
+        That one is woken in any case, but none that comes after it: it will take the requests.
+        """
+        passed: list[str] = []
+        route, sleeper = first, None
+        while not route.ready:
+            passed.append(route.deployment.key)
+            if route.deployment.sleeps and sleeper is None:
+                sleeper = route
+                self.on_wanted(route)
+            key = route.deployment.fallback
+            if key is None:
+                return sleeper or first
             if key in passed:
                 circle = " -> ".join([*passed, key])
                 raise NoReadyPodError(
                     f"No ready pod: the fallbacks go round in a circle ({circle}); "
                     "remove spec.routing.fallback from one of them."
                 )
-            if following.ready:
-                return following
-            passed.append(key)
-            route = following
-        return first
+            if key not in self._routes:
+                raise NoReadyPodError(
+                    f"{passed[-1]!r} has no ready pod, and its fallback {key!r} does not exist; "
+                    "correct its spec.routing.fallback."
+                )
+            route = self._routes[key]
+        return route
 
     def card(self, model: str, namespace: str | None = None) -> ModelCard:
         """The entry of GET /v1/models/{model}. Raises UnknownModelError."""

@@ -7,7 +7,8 @@ others stay reachable as `namespace/name`. This is the rule by which the Gateway
 
 Weights: a deployment that claims a name too, lives in the owner's namespace and sets `routing.weight` takes
 part in that name: its share of the requests is its weight / the sum of weights. The owner's weight is 100
-unless it sets one. Those without a ready pod are left out of the sum.
+unless it sets one. Those without a ready pod are left out of the sum; those of them that sleep are woken by
+each request for the name, and while none is ready the ones that sleep or have a fallback are the sum.
 """
 
 from __future__ import annotations

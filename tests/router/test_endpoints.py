@@ -174,10 +174,72 @@ def test_the_full_name_is_never_shared() -> None:
     assert registry.route(asking("ns/old")).deployment.key == "ns/old"
 
 
+def woken(registry: Registry) -> set[str]:
+    """What the registry asks for from now on."""
+    wanted: set[str] = set()
+    registry.on_wanted = lambda route: wanted.add(route.deployment.key)
+    return wanted
+
+
+def lie_down(registry: Registry, *keys: str) -> None:
+    """They sleep from now on, without a pod."""
+    deployments = {r.deployment.key: r.deployment for r in registry.routes()}
+    asleep = {key: msgspec.structs.replace(deployments[key], sleeps=True) for key in keys}
+    registry.set_deployments(deployments | asleep)
+    for key in keys:
+        registry.set_addresses(key, [])
+
+
+@pytest.mark.parametrize(("sleeper", "awake"), [("ns/old", "ns/new"), ("ns/new", "ns/old")])
+def test_who_shares_a_name_and_sleeps_is_woken_while_the_others_answer(sleeper: str, awake: str) -> None:
+    registry = a_family(old=50, new=50)
+    lie_down(registry, sleeper)
+    wanted = woken(registry)
+    assert drawn(registry, 9) == {awake: 9}
+    assert wanted == {sleeper}
+
+
+def test_who_shares_a_name_with_no_weight_is_let_sleep() -> None:
+    registry = a_family(old=50, new=0)
+    lie_down(registry, "ns/new")
+    wanted = woken(registry)
+    assert drawn(registry, 9) == {"ns/old": 9}
+    assert not wanted
+
+
+def test_when_all_who_share_a_name_sleep_each_holds_its_share() -> None:
+    registry = a_family(old=90, new=10)
+    lie_down(registry, "ns/old", "ns/new")
+    wanted = woken(registry)
+    assert abs(drawn(registry)["ns/new"] - 100) <= 3
+    assert wanted == {"ns/old", "ns/new"}
+
+
+def test_an_owner_without_a_pod_leaves_its_share_to_who_sleeps() -> None:
+    registry = a_family(old=90, new=10)
+    registry.set_addresses("ns/old", [])
+    lie_down(registry, "ns/new")
+    assert drawn(registry, 9) == {"ns/new": 9}
+
+
 def chained_by_fallback(**fallbacks: str | None) -> Registry:
     registry = Known().registry
     registry.set_deployments({n: Deployment(n, n, fallback=fallback) for n, fallback in fallbacks.items()})
     return registry
+
+
+def test_of_fallbacks_without_a_ready_pod_the_first_that_sleeps_is_woken_and_gets_the_request() -> None:
+    registry = chained_by_fallback(a="b", b="c", c="d", d=None)
+    lie_down(registry, "b", "d")
+    wanted = woken(registry)
+    assert registry.route(asking("a")).deployment.key == "b"
+    registry.set_addresses("c", [THREE])
+    assert registry.route(asking("a")).deployment.key == "c", "it answers while b wakes"
+    assert wanted == {"b"}
+    registry.set_addresses("a", [ONE])
+    wanted.clear()
+    registry.route(asking("a"))
+    assert not wanted
 
 
 def test_a_fallback_serves_only_while_there_is_no_ready_pod() -> None:

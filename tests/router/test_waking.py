@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,6 +115,18 @@ async def test_a_fallback_answers_while_the_model_wakes() -> None:
         asleep(router, fallback="default/other")
         assert (await router.post(body_for(KEY))).body == b"other"
         await until(lambda: len(api.words) == 1, "the call")
+
+
+async def test_a_fallback_that_sleeps_is_woken_and_answers_under_its_own_name() -> None:
+    async with running_pods(answers(b"other")) as pods, running_router() as router, cluster(router) as api:
+        asleep(router)
+        router.serve("default/first", fallback=KEY)
+        asking = asyncio.create_task(router.post(body_for("default/first")))
+        await until(lambda: router.registry.resolve(KEY).holds == 1, "a held request")
+        await until(lambda: len(api.words) == 1, "the call")
+        router.registry.set_addresses(KEY, [pods[0].address])
+        assert (await asking).body == b"other"
+        assert json.loads(pods[0].calls[0].body)["model"] == KEY
 
 
 async def test_a_model_that_does_not_sleep_is_not_held() -> None:
