@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from aiohttp import web
 from tests.router.loopback import (
     Router,
@@ -20,6 +21,7 @@ from tests.router.loopback import (
     until,
 )
 
+from octavo_router import waking as waking_module
 from octavo_router.kubeconfig import Access
 from octavo_router.waking import waking
 
@@ -32,19 +34,23 @@ class ApiServer:
 
     words: list[str] = field(default_factory=list)
     refusals: int = 0
+    refused: int = 0
 
     async def patch(self, request: web.Request) -> web.Response:
         assert request.path.endswith("/namespaces/default/llmdeployments/m/status")
         assert request.content_type == "application/merge-patch+json"
         if self.refusals:
             self.refusals -= 1
+            self.refused += 1
             return web.Response(status=500)
         self.words.append((await request.json())["status"]["wakeRequested"])
         return web.json_response({})
 
 
 @contextlib.asynccontextmanager
-async def cluster(router: Router, refusals: int = 0) -> AsyncIterator[ApiServer]:
+async def cluster(
+    router: Router, refusals: int = 0, token: Callable[[], str | None] = lambda: None
+) -> AsyncIterator[ApiServer]:
     """The router wakes models through this server."""
     api = ApiServer(refusals=refusals)
     app = web.Application()
@@ -55,7 +61,7 @@ async def cluster(router: Router, refusals: int = 0) -> AsyncIterator[ApiServer]
     await site.start()
     port: int = runner.addresses[0][1]
     try:
-        async with waking(Access(f"http://127.0.0.1:{port}", False, lambda: None), router.registry):
+        async with waking(Access(f"http://127.0.0.1:{port}", False, token), router.registry):
             yield api
     finally:
         await runner.cleanup()
@@ -85,6 +91,76 @@ async def test_a_call_that_fails_is_made_again() -> None:
         await until(lambda: len(api.words) == 1, "the second try")
         client.leave()
         await until(lambda: router.registry.resolve(KEY).holds == 0, "the end of a request whose client left")
+
+
+def asks() -> bool:
+    """Whether a model is still asked for."""
+    return any(task.get_name() == f"waking {KEY}" for task in asyncio.all_tasks())
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pauses between calls are as short as can be."""
+    for pause in ("_AGAIN_S", "_RETRY_S", "_LONGEST_RETRY_S"):
+        monkeypatch.setattr(waking_module, pause, 0.01)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_calls_that_fail_end_with_the_last_request_that_waits_and_are_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with running_router() as router, cluster(router, refusals=10**6) as api:
+        asleep(router)
+        client = await router.client()
+        client.send(request_bytes(body_for(KEY)))
+        await until(lambda: api.refused > 10, "calls as long as a request waits")
+        assert asks()
+        client.leave()
+        await until(lambda: not asks(), "the end of the calls")
+    assert len([r for r in caplog.records if "cannot be woken yet" in r.message]) == 1
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_request_that_a_fallback_has_answered_is_worth_a_few_calls() -> None:
+    async with running_pods(answers()) as pods, running_router() as router:
+        router.serve("default/other", *pods)
+        asleep(router, fallback="default/other")
+        async with cluster(router, refusals=2) as api:
+            await router.post(body_for(KEY))
+            await until(lambda: len(api.words) == 1, "the call that succeeds")
+        async with cluster(router, refusals=10**6) as api:
+            await router.post(body_for(KEY))
+            await until(lambda: api.refused > 0 and not asks(), "the end of calls in vain")
+            assert api.refused == 5
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_calls_end_when_the_model_is_deleted() -> None:
+    async with running_router() as router, cluster(router, refusals=10**6) as api:
+        asleep(router)
+        asking = asyncio.create_task(router.post(body_for(KEY)))
+        await until(lambda: api.refused > 0, "a call in vain")
+        router.registry.set_deployments({})
+        await until(lambda: not asks(), "the end of the calls")
+        assert (await asking).status == 503
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_token_that_cannot_be_read_for_a_while_ends_nothing() -> None:
+    reads = 0
+
+    def token() -> str | None:
+        nonlocal reads
+        reads += 1
+        if reads == 1:
+            raise PermissionError("the token is being written")
+        return b"\xff".decode() if reads == 2 else "secret"
+
+    async with running_router() as router, cluster(router, token=token) as api:
+        asleep(router)
+        client = await router.client()
+        client.send(request_bytes(body_for(KEY)))
+        await until(lambda: bool(api.words), "the call once it can be read")
 
 
 async def test_no_more_than_so_many_are_held_and_not_longer_than_so_long() -> None:
