@@ -215,6 +215,7 @@ class Discovery:
         self._figures = figures
         self._deployments: dict[str, Deployment] = {}
         self._slices: dict[str, dict[str, frozenset[Address]]] = {}
+        self.synced = asyncio.Event()
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
@@ -228,6 +229,7 @@ class Discovery:
                 for reflector in reflectors:
                     await reflector.synced.wait()
                 self._figures.synced = True
+                self.synced.set()
 
     def _scopes(self) -> list[str]:
         return [f"/namespaces/{n}" for n in self._settings.watch_namespaces] or [""]

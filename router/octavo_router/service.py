@@ -44,6 +44,7 @@ class Service:
         self._figures = Figures()
         self._keyring = Keyring(self._figures, log.warning) if settings.api_keys else None
         self._told, self._told_again = asyncio.Event(), asyncio.Event()
+        self._synced = asyncio.Event()  # the first list of models is complete
         self._watching: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
@@ -58,6 +59,9 @@ class Service:
             asking_loads(self._settings, registry, pool),
             sharing(self._settings, self._keyring),
         ):
+            if not await self._knows_models():
+                await gateway.stop()
+                return 0
             port = await gateway.start()
             _calm_collector()
             log.info("serving on %s:%d", self._settings.host, port)
@@ -65,6 +69,18 @@ class Service:
             log.info("leaving: accepting %g s more, then finishing what runs", self._settings.lame_duck)
             await self._leave(gateway)
         return 0
+
+    async def _knows_models(self) -> bool:
+        """Waits for the first lists; False when told to leave before.
+
+        Until then nothing listens: who is refused a connection tries again or elsewhere, but an answer that
+        there is no such model, or no such API key, is taken for final.
+        """
+        synced, told = (asyncio.create_task(event.wait()) for event in (self._synced, self._told))
+        await asyncio.wait((synced, told), return_when=asyncio.FIRST_COMPLETED)
+        synced.cancel()
+        told.cancel()
+        return not self._told.is_set()
 
     async def _leave(self, gateway: Gateway) -> None:
         draining = asyncio.create_task(gateway.drain())
@@ -112,10 +128,12 @@ class Service:
                 )
             load_static(self._static, registry)
             self._figures.synced = True
+            self._synced.set()
             yield
             return
         access = load_access(os.environ)
         discovery = Discovery(self._settings, access, registry, self._figures, self._keyring)
+        self._synced = discovery.synced
         async with at_work(discovery.run()) as self._watching, waking(access, registry):
             yield
 

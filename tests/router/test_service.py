@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import re
 import signal
+import socket
 import sys
 from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
 import typer
+from aiohttp import web
 from tests.router.loopback import STREAM_HEAD, Call, answers, body_for, running_pods
+from tests.router.test_discovery import FakeApiServer, deployment
 from typer.testing import CliRunner
 
 from octavo_router.__main__ import serve
@@ -94,6 +100,72 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def health_port(process: Process) -> int:
+    """The admin port alone, from the log."""
+    assert process.stderr is not None
+    while line := (await asyncio.wait_for(process.stderr.readline(), 20)).decode():
+        if match := re.search(r"health and metrics on port (\d+)", line):
+            return int(match[1])
+    raise AssertionError("the router ended")
+
+
+@contextlib.asynccontextmanager
+async def started_before_the_models_are_known(
+    folder: Path, **environ: str
+) -> AsyncIterator[tuple[Process, int, asyncio.Event]]:
+    """A router, its admin port, and what lets the API server list the one model that it has."""
+    server, listed = FakeApiServer(), asyncio.Event()
+    server.put("llmdeployments", deployment("m"))
+    handle = server._handle
+
+    async def late(request: web.Request) -> web.StreamResponse:
+        await listed.wait()
+        return await handle(request)
+
+    server._handle = late  # type: ignore[method-assign]
+    await server.start()
+    cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.port}"}}
+    user, context = {"name": "u", "user": {}}, {"name": "x", "context": {"cluster": "c", "user": "u"}}
+    kubeconfig = {"clusters": [cluster], "users": [user], "contexts": [context], "current-context": "x"}
+    (folder / "kubeconfig").write_text(json.dumps(kubeconfig))
+    process = await started(KUBECONFIG=str(folder / "kubeconfig"), **environ)
+    try:
+        yield process, await health_port(process), listed
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        await server.stop()
+
+
+async def test_nothing_is_answered_before_the_models_are_known(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/v1/models/m"
+    async with (
+        started_before_the_models_are_known(tmp_path, OCTAVO_PORT=str(port)) as (process, admin, listed),
+        httpx.AsyncClient() as http,
+    ):
+        unready = await http.get(f"http://127.0.0.1:{admin}/readyz")
+        assert unready.json()["message"] == "The first list of models is not complete yet."
+        assert (await http.get(f"http://127.0.0.1:{admin}/healthz")).status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            await http.get(url)
+        listed.set()
+        assert process.stderr is not None
+        while b"serving on" not in (line := await asyncio.wait_for(process.stderr.readline(), 20)):
+            assert line, "the router ended"
+        assert (await http.get(url)).status_code == 200
+        assert (await http.get(f"http://127.0.0.1:{admin}/readyz")).status_code == 200
+
+
+async def test_sigterm_ends_a_router_that_knows_no_models_yet(tmp_path: Path) -> None:
+    async with started_before_the_models_are_known(tmp_path, OCTAVO_LAME_DUCK="3600") as (process, *_):
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 20) == 0
 
 
 WRONG: dict[str, tuple[list[str], dict[str, str], str]] = {
