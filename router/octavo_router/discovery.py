@@ -110,26 +110,25 @@ class Reflector(Generic[T]):
         self._changed = changed
         self._figures = figures
         self._version = ""  # empty: list first
+        self._failures = 0  # since a watch last brought anything
         self._objects: dict[str, T] = {}
         self.synced = asyncio.Event()
 
     async def run(self, headers: Callable[[], dict[str, str]]) -> None:
         """Lists and watches until it is cancelled. `headers` log in, anew for each request."""
-        failures = 0
         while True:
             try:
                 if not self._version:
                     await self._list(headers())
                 if await self._watch(headers()):
-                    failures = 0
                     continue
             except _ExpiredError:
                 self._version = ""
             except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError, _ServerError) as error:
                 log.warning("%s: %s; going on with what is known", self._url, error or type(error).__name__)
             self._figures.watch_restarts += 1
-            await asyncio.sleep(_delay_s(failures))
-            failures += 1
+            await asyncio.sleep(_delay_s(self._failures))
+            self._failures += 1
 
     async def _list(self, headers: dict[str, str]) -> None:
         found: dict[str, T] = {}
@@ -153,7 +152,7 @@ class Reflector(Generic[T]):
         async with self._get(self._query | query | {"resourceVersion": self._version}, headers) as response:
             async for line in _lines(response.content):
                 self._take(_decode_event(line))
-                heard = True
+                self._failures, heard = 0, True
         return heard
 
     def _take(self, event: _Event) -> None:

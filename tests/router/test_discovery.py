@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from tests.router.loopback import until
 
+from octavo_router import discovery as discovery_module
 from octavo_router.discovery import Discovery
 from octavo_router.errors import UnknownModelError
 from octavo_router.kubeconfig import Access
@@ -263,6 +264,31 @@ async def test_while_the_api_server_is_away_the_router_keeps_what_it_knows(world
         await server.start()
         server.expired.add("llmdeployments")
         await until(lambda: world.models() == ["a", "b"])
+
+
+async def test_a_watch_that_breaks_after_it_brought_something_is_soon_begun_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[int] = []
+
+    def noted(failures: int) -> float:
+        waits.append(failures)
+        return 0.0
+
+    async def breaks(kind: str, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        bookmark = {"metadata": {"resourceVersion": str(world.server.version)}}
+        await response.write(json.dumps({"type": "BOOKMARK", "object": bookmark}).encode() + b"\n")
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    monkeypatch.setattr(discovery_module, "_delay_s", noted)
+    world.server._watch = breaks  # type: ignore[method-assign]
+    async with world.discovering():
+        await until(lambda: len(waits) > 9, "some attempts")
+    assert set(waits[:9]) == {0}
 
 
 async def test_an_object_longer_than_any_buffer_is_read(world: World) -> None:
