@@ -14,7 +14,7 @@ TTFT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 _KEY_COUNTERS = (
     ("requests", "Requests with an API key.", "requests"),
     ("rate_limited", "Requests refused because the key had used its tokens.", "refused"),
-    ("guessed_usage", "Streams whose tokens were guessed, because they told no usage.", "guessed"),
+    ("guessed_usage", "Responses whose tokens were guessed, because they told no usage.", "guessed"),
 )
 
 

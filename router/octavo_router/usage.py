@@ -19,15 +19,16 @@ _decode = msgspec.json.Decoder(Usage).decode
 
 
 class UsageTail:
-    """Keeps the end of one response, and counts its events."""
+    """Keeps the end of one response, and counts its events and bytes."""
 
-    __slots__ = ("_events", "_tail")
+    __slots__ = ("_bytes", "_events", "_tail")
 
     def __init__(self) -> None:
         self._tail = b""
-        self._events = 0
+        self._bytes = self._events = 0
 
     def feed(self, piece: bytes) -> None:
+        self._bytes += len(piece)
         self._events += piece.count(b"data: ")
         self._tail = piece if len(piece) >= _TAIL_BYTES else (self._tail + piece)[-_TAIL_BYTES:]
 
@@ -39,6 +40,6 @@ class UsageTail:
         except msgspec.MsgspecError:
             return None
 
-    def guess(self, prompt_bytes: int) -> Usage:
-        """For a stream that tells none: a token an event, and one for four bytes of the request."""
-        return Usage(prompt_bytes // 4, self._events)
+    def guess(self, prompt_bytes: int, *, streams: bool) -> Usage:
+        """For a response that tells none: one token for four bytes, but an event of a stream is one."""
+        return Usage(prompt_bytes // 4, self._events if streams else self._bytes // 4)

@@ -39,4 +39,8 @@ def test_without_one_there_is_none(data: bytes) -> None:
 
 
 def test_a_stream_without_one_is_guessed_by_its_events() -> None:
-    assert fed(EVENT * 9, 100).guess(400) == Usage(100, 9)
+    assert fed(EVENT * 9, 100).guess(400, streams=True) == Usage(100, 9)
+
+
+def test_another_response_without_one_is_guessed_by_its_bytes() -> None:
+    assert fed(b"data: " * 1000, 100).guess(400, streams=False) == Usage(100, 1500)

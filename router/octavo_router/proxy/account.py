@@ -61,11 +61,11 @@ class Account:
         self._log.note(entry)
 
     def _usage(self, status: int) -> Usage | None:
-        if status != 200:
+        if status != 200 or self._began is None:  # no pod has answered
             return None
         told = self._tail.read()
-        if told is None and self._entry.stream:
-            told = self._tail.guess(self._entry.request_bytes)
+        if told is None:
+            told = self._tail.guess(self._entry.request_bytes, streams=self._entry.stream)
             if self.key is not None:
                 self.key.figures.guessed += 1
         return told

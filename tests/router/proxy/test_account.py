@@ -127,6 +127,22 @@ async def test_the_usage_of_a_stream_is_counted_and_without_one_it_is_guessed() 
     assert (bob.prompt_tokens, bob.completion_tokens, bob.guessed) == (len(body) // 4, 5, 1)
 
 
+async def test_a_limit_is_kept_by_a_guess_when_the_usage_is_not_at_the_end_of_a_response() -> None:
+    keyring = made_keyring(limit=1000)
+    whole = b'{%b,"prompt_logprobs":"%b"}' % (USAGE, b"x" * 1_000_000)  # many reads
+    async with running_pods(answers(whole)) as pods, running_router(keyring=keyring) as router:
+        serve(router, *pods)
+        body = body_for("m")
+        assert (await router.post(body, headers=bearer(ADA))).status == 200
+        assert (await router.post(body, headers=bearer(ADA))).status == 429
+        client = await router.client()
+        client.send(request_bytes(b"", "/v1/models", bearer(ADA), method="GET"))
+        assert (await client.response("GET")).status == 200
+    ada = keyring.find(f"Bearer {ADA}".encode()).figures
+    assert (ada.prompt_tokens, ada.completion_tokens) == (len(body) // 4, len(whole) // 4)
+    assert ada.guessed == 1, "the list of models takes no tokens"
+
+
 async def test_each_request_has_a_line_in_the_access_log_without_its_words() -> None:
     reading, writing = os.pipe()
     try:
