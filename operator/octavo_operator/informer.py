@@ -10,7 +10,8 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from octavo_operator.api_client import ApiClient
-from octavo_operator.errors import ApiError, ExpiredError, NotFoundError, from_status
+from octavo_operator.errors import ApiError, ExpiredError, NotFoundError, RefusedError, from_status
+from octavo_operator.kinds import kind_at
 from octavo_operator.names import DEPLOYMENT_LABEL, MANAGED_BY, MANAGED_BY_LABEL
 from octavo_operator.work_queue import delay_after
 
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 OURS = {"labelSelector": f"{MANAGED_BY_LABEL}={MANAGED_BY},{DEPLOYMENT_LABEL}"}
 SILENCE = 100.0  # seconds; bookmarks come about once a minute
 LONGEST = 300  # seconds after which the server ends a watch
+INVALID = 422
+PAGE = 500  # objects of one request, where they are listed
 INITIAL_END = "k8s.io/initial-events-end"
 
 
@@ -49,12 +52,23 @@ class _Object(msgspec.Struct, gc=False):
     message: str = ""
 
 
+class _ListMeta(msgspec.Struct, rename="camel", gc=False):
+    resource_version: str
+    further: str = msgspec.field(default="", name="continue")
+
+
+class _Page(msgspec.Struct, gc=False):
+    metadata: _ListMeta
+    items: list[msgspec.Raw] | None = None
+
+
 Name = tuple[str, str]
 Changed = Callable[[T | None, T | None], None]
 """Called with the former and the present object; None is absence."""
 
 _event_decoder = msgspec.json.Decoder(_Event)
 _object_decoder = msgspec.json.Decoder(_Object)
+_page_decoder = msgspec.json.Decoder(_Page)
 
 
 class Informer(Generic[T]):
@@ -79,6 +93,7 @@ class Informer(Generic[T]):
         self._version = 0  # to go on from; 0: all is to be told anew
         self._passed = 0  # all changes up to this version have been heard
         self._streamed: set[Name] | None = None  # names of the initial events, until their end
+        self._lists = False  # the API server has no initial events
         self._failures = 0  # watches in a row that broke before they told anything
         self._expiries = 0  # times in a row that a watch had to start over
         self.synced = asyncio.Event()
@@ -113,8 +128,34 @@ class Informer(Generic[T]):
                 self._failures += 1
 
     async def _watch(self) -> None:
-        async with self._client.lines(self._path, self._query(), self._silence) as lines:
-            await self._follow(lines)
+        if self._lists and not self._version:
+            await self._list()
+        try:
+            async with self._client.lines(self._path, self._query(), self._silence) as lines:
+                await self._follow(lines)
+        except RefusedError as error:
+            if self._version or error.status != INVALID:
+                raise
+            log.info("%s is listed: the API server's feature gate WatchList is off", self._path)
+            self._lists = True
+
+    async def _list(self) -> None:
+        """Take in page after page, all of one version, from which the watch goes on."""
+        self._streamed = set()
+        query = {**self._selector, "limit": str(PAGE)}
+        further = True
+        while further:
+            answer = await self._client.request("GET", self._path, kind=kind_at(self._path), query=query)
+            page = _page_decoder.decode(answer)
+            for item in page.items or ():
+                meta = _object_decoder.decode(item).metadata
+                self._heard_of((meta.namespace, meta.name), int(meta.resource_version), item)
+            self.heard = time.monotonic()
+            query["continue"] = page.metadata.further
+            further = page.metadata.further != ""
+        self._version = int(page.metadata.resource_version)
+        self._passed = max(self._passed, self._version)
+        self._end_of_initial_events(self._version)
 
     def _query(self) -> dict[str, str]:
         query = {

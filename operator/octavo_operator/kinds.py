@@ -38,3 +38,9 @@ CHILDREN: Final[Mapping[str, Kind]] = {
     k.name: k
     for k in (DEPLOYMENT, SERVICE, AUTOSCALER, BUDGET, ACCOUNT, CLAIM, POLICY, STATEFUL_SET, GROUP_SCALE)
 }
+
+
+def kind_at(path: str) -> str:
+    """The name of the kind whose collection has that path."""
+    plural = path.rpartition("/")[2]
+    return next((k.name for k in (*CHILDREN.values(), POD, RESOURCE, EVENT, LEASE) if k.plural == plural), "")

@@ -95,20 +95,25 @@ def authorizer() -> Iterator[Authorizer]:
 
 
 @pytest.fixture(scope="module")
-def control_plane(authorizer: Authorizer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+def flags(authorizer: Authorizer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What makes an API server ask the authorizer."""
     config = tmp_path_factory.mktemp("authorizer") / "kubeconfig"
     cluster = {"server": f"http://127.0.0.1:{authorizer.server.server_address[1]}"}
     context = {"name": "x", "context": {"cluster": "x", "user": "x"}}
     parts = {"clusters": [{"name": "x", "cluster": cluster}], "users": [{"name": "x"}], "contexts": [context]}
     head = {"apiVersion": "v1", "kind": "Config", "current-context": "x"}
     config.write_text(yaml.safe_dump({**head, **parts}))
-    flags = {
+    return {
         "authorization-mode": "Node,Webhook,RBAC",
         "authorization-webhook-config-file": str(config),
         "authorization-webhook-version": "v1",
         # With it the API server asks for llmdeployments/finalizers.
         "enable-admission-plugins": "NodeRestriction,OwnerReferencesPermissionEnforcement",
     }
+
+
+@pytest.fixture(scope="module")
+def control_plane(flags: dict[str, str]) -> Iterator[ControlPlane]:
     with ControlPlane(apiserver_flags=flags) as found:
         yield found
 
@@ -121,8 +126,8 @@ def wait(what: str, look: Callable[[], Any], seconds: float = 60) -> Any:
     return found
 
 
-@pytest.fixture(scope="module")
-def kube(control_plane: ControlPlane, objects: list[dict[str, Any]]) -> Iterator[httpx.Client]:
+@contextmanager
+def furnished(control_plane: ControlPlane, objects: list[dict[str, Any]]) -> Iterator[httpx.Client]:
     """A client with all rights, of a server that has the chart's accounts and rules."""
     pki = control_plane.state.pki
     tls = ssl.create_default_context(cafile=str(pki / "ca.crt"))
@@ -137,6 +142,12 @@ def kube(control_plane: ControlPlane, objects: list[dict[str, Any]]) -> Iterator
             if item["kind"] in PATHS:
                 wait(f"a place for {item['kind']}", lambda i=item: _created(http, i))
         wait("the resource's storage", lambda: http.get(LLMDS).is_success)
+        yield http
+
+
+@pytest.fixture(scope="module")
+def kube(control_plane: ControlPlane, objects: list[dict[str, Any]]) -> Iterator[httpx.Client]:
+    with furnished(control_plane, objects) as http:
         yield http
 
 
@@ -357,10 +368,30 @@ def trusted(kube: httpx.Client) -> set[str]:
     return {item["spec"]["caBundle"] for item in items if item["spec"].get("caBundle")}
 
 
+def lists_where_nothing_is_streamed(
+    flags: dict[str, str], objects: list[dict[str, Any]], folder: Path, settings: dict[str, str]
+) -> None:
+    """The operator with an API server like one of Kubernetes 1.31: what there is, and what comes then."""
+    folder.mkdir()
+    off = {"feature-gates": "WatchList=false"}
+    with (
+        ControlPlane(apiserver_flags={**flags, **off}) as control_plane,
+        furnished(control_plane, objects) as kube,
+    ):
+        kube.post(LLMDS, json=model("before")).raise_for_status()
+        with program("operator", kube, control_plane, folder, **settings) as log:
+            story = Story(kube)
+            wait("the listed resource's status", lambda: story.reason("before") == "Loading")
+            kube.post(LLMDS, json=model("after")).raise_for_status()
+            wait("the watched resource's status", lambda: story.reason("after") == "Loading")
+        assert "is forbidden" not in log()
+
+
 def test_the_operator_asks_for_all_that_the_chart_grants_and_for_nothing_else(
     kube: httpx.Client,
     control_plane: ControlPlane,
     authorizer: Authorizer,
+    flags: dict[str, str],
     objects: list[dict[str, Any]],
     tmp_path: Path,
 ) -> None:
@@ -396,6 +427,9 @@ def test_the_operator_asks_for_all_that_the_chart_grants_and_for_nothing_else(
         metrics = httpx.get(f"http://127.0.0.1:{http_port}/metrics").text
     assert re.findall(r'.*status="40[13]".*', metrics) == []
     assert "is forbidden" not in log()
+    streamed = authorizer.of("operator")
+    assert not any(verb == "list" for _, _, verb in streamed)
+    lists_where_nothing_is_streamed(flags, objects, tmp_path / "listing", settings)
     assert authorizer.of("operator") - BY_THE_CLUSTER == granted(objects, "operator")
 
 

@@ -6,10 +6,10 @@ from typing import Any
 from tests.helm.rendered import Render, environment, named, of_kind
 
 READ = {"get", "list", "watch"}
-CHILD = {"get", "watch", "create", "patch"}
+CHILD = {*READ, "create", "patch"}
 ALLOWED: dict[str, dict[str, set[str]]] = {
     "octavo-operator": {
-        "octavo.dev/llmdeployments": {"get", "watch"},
+        "octavo.dev/llmdeployments": READ,
         "octavo.dev/llmdeployments/status": {"patch"},
         "octavo.dev/llmdeployments/finalizers": {"update"},
         "apps/deployments": {*CHILD, "delete"},
@@ -21,11 +21,11 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "autoscaling/horizontalpodautoscalers": {*CHILD, "delete"},
         "policy/poddisruptionbudgets": CHILD,
         "networking.k8s.io/networkpolicies": {*CHILD, "delete"},
-        "/pods": {"watch", "delete"},
+        "/pods": {"list", "watch", "delete"},
         "/events": {"create", "patch"},
     },
     "octavo-operator-certificate": {"/secrets": {"create", "get", "patch"}},
-    "octavo-operator-lease": {"coordination.k8s.io/leases": {"create", "watch", "patch"}},
+    "octavo-operator-lease": {"coordination.k8s.io/leases": {"create", "list", "watch", "patch"}},
     "octavo-operator-metrics-api": {"apiregistration.k8s.io/apiservices": {"get", "patch"}},
     "octavo-operator-metrics-reader": {
         "custom.metrics.k8s.io/pods/octavo_kv_cache_usage_ratio": {"get"},

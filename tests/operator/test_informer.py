@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -12,21 +12,26 @@ import pytest
 from octavo_operator import informer
 from octavo_operator.api import LLMDeployment, decode
 from octavo_operator.api_client import ApiClient
-from octavo_operator.errors import ApiError, NotFoundError, UnreachableError
+from octavo_operator.errors import ApiError, ExpiredError, NotFoundError, RefusedError, UnreachableError
 from octavo_operator.informer import INITIAL_END, Informer
 
 PATH = "/apis/octavo.dev/v1alpha1/llmdeployments"
 Line = bytes | LLMDeployment
 """What a watch tells, or the answer to an own write that comes just then."""
 Watch = list[Line] | ApiError
+Page = list[Line] | ApiError
 Heard = list[tuple[int | None, int | None]]
 
 
 class ScriptedClient:
-    """Answers watch after watch; when there is no more, it says so, and the last one stays open."""
+    """Answers watch after watch; when there is no more, it says so, and the last one stays open.
 
-    def __init__(self, *watches: Watch) -> None:
+    Lists are answered with `pages`, each an error or a body, before which answers to own writes may come.
+    """
+
+    def __init__(self, *watches: Watch, pages: Iterable[Page] = ()) -> None:
         self.watches = list(watches)
+        self.pages = list(pages)
         self.queries: list[Mapping[str, str]] = []
         self.over = asyncio.Event()
         self.answered: Callable[[LLMDeployment], None] = lambda own: None
@@ -40,6 +45,19 @@ class ScriptedClient:
         if isinstance(watch, ApiError):
             raise watch
         yield self._told(watch)
+
+    async def request(self, verb: str, path: str, *, kind: str, query: Mapping[str, str]) -> bytes:
+        assert (verb, path, kind) == ("GET", PATH, "LLMDeployment")
+        self.queries.append(dict(query))
+        page = self.pages.pop(0)
+        if isinstance(page, ApiError):
+            raise page
+        *answers, content = page
+        for answer in answers:
+            assert isinstance(answer, LLMDeployment)
+            self.answered(answer)
+        assert isinstance(content, bytes)
+        return content
 
     async def _told(self, watch: list[Line]) -> AsyncIterator[bytes]:
         for line in watch:
@@ -76,12 +94,14 @@ def own(name: str, version: int) -> LLMDeployment:
     return decode(event_object(name, version))
 
 
-def follow(*watches: Watch) -> tuple[dict[str, int], Heard, list[Mapping[str, str]]]:
+def follow(
+    *watches: Watch, pages: Iterable[Page] = ()
+) -> tuple[dict[str, int], Heard, list[Mapping[str, str]]]:
     """What the cache holds after these watches (name -> version), the changes heard, and the queries."""
     heard: Heard = []
 
     async def play() -> tuple[dict[str, int], Heard, list[Mapping[str, str]]]:
-        client = ScriptedClient(*watches)
+        client = ScriptedClient(*watches, pages=pages)
 
         def changed(former: LLMDeployment | None, present: LLMDeployment | None) -> None:
             heard.append((former and former.version, present and present.version))
@@ -206,3 +226,52 @@ def test_the_break_of_a_watch_that_told_something_is_the_first_in_a_row(pauses: 
     broken = UnreachableError(0, "NoAnswer", "no answer")
     follow(broken, broken, broken, [event("ADDED", "a", 1), FAILED], [])
     assert pauses == [0, 1, 2, 0]
+
+
+NO_INITIAL_EVENTS = RefusedError(
+    422, "Invalid", "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled"
+)
+
+
+def page(version: int, *items: bytes, further: str = "") -> bytes:
+    meta = json.dumps({"resourceVersion": str(version), "continue": further}).encode()
+    return b'{"metadata": %b, "items": [%b]}' % (meta, b",".join(items))
+
+
+def test_without_initial_events_what_there_is_is_listed_in_pages_and_watched_from_there() -> None:
+    pages: list[Page] = [
+        [page(9, event_object("a", 3), further="more")],
+        [own("c", 8), own("d", 12), page(9, event_object("b", 4))],
+    ]
+    found, heard, queries = follow(NO_INITIAL_EVENTS, [event("MODIFIED", "a", 10)], pages=pages)
+    assert found == {"a": 10, "b": 4, "d": 12}
+    assert heard == [(None, 3), (None, 4), (8, None), (3, 10)]
+    _, first, second, watch = queries
+    assert (first, second) == ({"limit": "500"}, {"limit": "500", "continue": "more"})
+    assert watch["resourceVersion"] == "9"
+    assert "sendInitialEvents" not in watch
+
+
+def test_who_was_refused_initial_events_once_lists_whenever_a_watch_has_expired() -> None:
+    pages: list[Page] = [[page(9, event_object("a", 3))], [page(20)]]
+    found, heard, queries = follow(NO_INITIAL_EVENTS, [EXPIRED], [], pages=pages)
+    assert found == {}
+    assert heard == [(None, 3), (3, None)]
+    assert ["limit" in query for query in queries] == [False, True, False, True, False]
+
+
+def test_a_list_whose_pages_have_expired_starts_over(pauses: list[int]) -> None:
+    expired = ExpiredError(410, "Expired", "the provided continue parameter is too old")
+    first = page(9, event_object("a", 3), event_object("b", 4), further="more")
+    found, _, queries = follow(
+        NO_INITIAL_EVENTS, [], pages=[[first], expired, [page(20, event_object("b", 4))]]
+    )
+    assert found == {"b": 4}
+    assert queries[3] == {"limit": "500"}
+    assert pauses == [0]
+
+
+def test_another_refusal_is_no_reason_to_list(pauses: list[int], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        follow(RefusedError(403, "Forbidden", "llmdeployments is forbidden"), [])
+    assert "llmdeployments is forbidden" in caplog.text
