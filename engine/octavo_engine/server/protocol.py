@@ -6,7 +6,7 @@ but are not built yet are refused with a sentence: silence would be a lie.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -43,6 +43,10 @@ UNBUILT = {
 _NOTHING: tuple[object, ...] = (None, False, "", "none", "auto")  # values by which a client asks for nothing
 
 Body = TypeVar("Body", bound="_Request")
+Item = TypeVar("Item")
+Many = Annotated[
+    list[Item], Field(fail_fast=True)
+]  # an error for each of a million items would fill the memory
 
 
 class StreamOptions(BaseModel):
@@ -70,8 +74,8 @@ class GenerationRequest(_Request):
     repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     seed: int | None = None
-    stop: str | list[str] | None = Field(None, description="a string or a list of strings")
-    stop_token_ids: list[int] | None = None
+    stop: str | Many[str] | None = Field(None, description="a string or a list of strings")
+    stop_token_ids: Many[int] | None = None
     min_tokens: int | None = None
     max_tokens: int | None = None
     ignore_eos: bool | None = None
@@ -97,7 +101,7 @@ class GenerationRequest(_Request):
 
 
 class CompletionRequest(GenerationRequest):
-    prompt: str | list[int] | list[str] | list[list[int]] = Field(
+    prompt: str | Many[int] | Many[str] | Many[Many[int]] = Field(
         description="a string, a list of strings, a list of token ids, or a list of lists of token ids"
     )
     logprobs: int | None = None
@@ -114,9 +118,9 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = Field(None, description="a string or a list of parts of type text")
+    content: str | Many[TextPart] | None = Field(None, description="a string or a list of parts of type text")
     name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Many[dict[str, Any]] | None = None
     tool_call_id: str | None = None
 
     def for_template(self, position: int) -> dict[str, Any]:
@@ -140,7 +144,7 @@ class ChatMessage(BaseModel):
 class ChatRequest(GenerationRequest):
     unbuilt: ClassVar[dict[str, str]] = {"echo": "Echoing the last message is not supported"}
 
-    messages: list[ChatMessage]
+    messages: Many[ChatMessage]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -151,7 +155,7 @@ class ChatRequest(GenerationRequest):
 
 class TokenizeRequest(_Request):
     prompt: str | None = None
-    messages: list[ChatMessage] | None = None
+    messages: Many[ChatMessage] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -160,7 +164,7 @@ class TokenizeRequest(_Request):
 
 
 class DetokenizeRequest(_Request):
-    tokens: list[int]
+    tokens: Many[int]
 
 
 def parse(kind: type[Body], body: bytes) -> Body:

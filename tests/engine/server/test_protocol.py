@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from tests.engine.server.running_server import RunningServer
 
 from octavo_engine.errors import RequestError
@@ -85,6 +86,36 @@ def test_bytes_that_are_no_json_are_refused_with_a_sentence(body: bytes) -> None
 )
 def test_hostile_json_is_refused(body: bytes) -> None:
     assert not _understood(CompletionRequest, body)
+
+
+MANY = [None] * 200_000
+MESSAGE = {"role": "user", "content": "a"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (CompletionRequest, {"prompt": MANY}),
+        (CompletionRequest, {"prompt": [[1], MANY]}),
+        (CompletionRequest, {"prompt": "a", "stop": MANY}),
+        (CompletionRequest, {"prompt": "a", "stop_token_ids": MANY}),
+        (ChatRequest, {"messages": MANY}),
+        (ChatRequest, {"messages": [{**MESSAGE, "content": MANY}]}),
+        (ChatRequest, {"messages": [{**MESSAGE, "tool_calls": MANY}]}),
+        (TokenizeRequest, {"messages": MANY}),
+        (DetokenizeRequest, {"tokens": MANY}),
+    ],
+    ids=lambda value: ", ".join(value) if isinstance(value, dict) else value.__name__,
+)
+def test_a_list_of_nothing_but_faults_is_refused_at_its_first(
+    kind: type[Any], fields: dict[str, Any]
+) -> None:
+    with pytest.raises(ValidationError) as faults:
+        kind.model_validate(fields)
+    assert faults.value.error_count() < 10
+    with pytest.raises(RequestError) as refusal:
+        parse(kind, json.dumps(fields).encode())
+    assert refusal.value.param in fields
 
 
 def test_a_silent_request_takes_the_models_defaults_and_a_speaking_one_its_own() -> None:
