@@ -138,7 +138,7 @@ class CoreClient:
         return self._mailboxes.pop(request_id, None) is not None
 
     def abort_sequence(self, request_id: str, index: int) -> None:
-        """Free one sequence of a prompt whose other sequences go on."""
+        """Free one sequence of a prompt; its other sequences go on, and the core forgets it with the last."""
         self._send(AbortRequests([], [(request_id, index)]))
 
     def fail_all(self, error: EngineError) -> None:

@@ -118,14 +118,12 @@ class Generation:
             self.usage.cached_tokens += max(0, output.num_cached_tokens)
 
     def _end(self, request_id: str, index: int, left: dict[str, int]) -> None:
-        by_stop_string = self._choices[request_id, index].detokenizer.stopped_by is not None
-        if left[request_id]:
-            if by_stop_string:
-                self._core.abort_sequence(request_id, index)
-            return
-        del left[request_id]
-        if not by_stop_string:
-            self._core.forget(request_id)  # the core has ended it itself: nothing is left to abort
+        """A choice is complete; what the core has not ended itself is freed now, not with the last prompt."""
+        if self._choices[request_id, index].detokenizer.stopped_by is not None:
+            self._core.abort_sequence(request_id, index)
+        if not left[request_id]:
+            del left[request_id]
+            self._core.forget(request_id)
 
 
 def _extend(delta: Delta, output: SequenceOutput, detokenizer: IncrementalDetokenizer) -> None:
