@@ -11,7 +11,7 @@ from torch import Tensor
 from octavo_engine.messages import SampledToken, TokenLogprobs
 from octavo_engine.runner.kernels.sampling import draw, filter_logits, uniforms
 from octavo_engine.runner.logits_processors import process_logits
-from octavo_engine.runner.sampling_batch import SamplingBatch
+from octavo_engine.runner.sampling_batch import SamplingBatch, heat
 
 NOT_A_NUMBER = (
     "The model's output for this request was not a number (NaN or infinity); "
@@ -95,8 +95,8 @@ def ranked_tokens(ranking: Ranking, counts: list[int]) -> list[TokenLogprobs]:
 def _draw_rows(logits: Tensor, rows: Tensor, batch: SamplingBatch) -> Tensor:
     params = [batch.params[i] for i in batch.random_rows]
     vocab, device = logits.shape[-1], logits.device
-    heat = torch.tensor([p.temperature for p in params], device=device)
-    scaled = logits[rows] / heat[:, None]
+    temperatures = torch.tensor([heat(p) for p in params], device=device)
+    scaled = logits[rows] / temperatures[:, None]
     filtered = filter_logits(
         scaled,
         torch.tensor([p.top_k if 0 < p.top_k < vocab else vocab for p in params], device=device),

@@ -12,6 +12,13 @@ from octavo_engine.messages import SequenceStep
 from octavo_engine.runner.rows import RowTable
 from octavo_engine.sampling_params import SamplingParams
 
+_COLDEST = 1e-30
+
+
+def heat(params: SamplingParams) -> float:
+    """The temperature; one whose inverse is no float32 is greedy."""
+    return params.temperature if params.temperature > _COLDEST else 0.0
+
 
 @dataclass(frozen=True)
 class SamplingBatch:
@@ -49,4 +56,4 @@ class SamplingBatch:
     @cached_property
     def random_rows(self) -> NDArray[np.int64]:
         """Indices of the sequences that are not greedy."""
-        return np.array([i for i, params in enumerate(self.params) if params.temperature > 0], dtype=np.int64)
+        return np.array([i for i, params in enumerate(self.params) if heat(params) > 0], dtype=np.int64)

@@ -121,6 +121,12 @@ def test_greedy_takes_the_likeliest_and_the_first_of_equals() -> None:
     assert sample(SamplingParams(temperature=0), logits=torch.tensor([0.0, 3.0, 3.0])).token_ids == [1]
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-40, 1e-46])
+def test_a_temperature_whose_inverse_is_no_number_is_greedy(temperature: float) -> None:
+    cold = SamplingParams(temperature=temperature, top_p=0.9)
+    assert sample(cold, SamplingParams(temperature=1e-29)).token_ids == [0, 0]
+
+
 def test_top_p_of_a_flat_distribution_over_a_large_vocabulary_looks_beyond_the_first_candidates() -> None:
     logits = torch.linspace(0, 1e-3, 5000)[None]
     everything = torch.tensor([5000])

@@ -14,9 +14,9 @@ from octavo_engine.runner.kernels.triton.sampling import SamplingColumns
 from octavo_engine.runner.kernels.upload import upload
 from octavo_engine.runner.logits_processors import changes_logits
 from octavo_engine.runner.rows import RowTable
+from octavo_engine.runner.sampling_batch import heat
 from octavo_engine.sampling_params import SamplingParams
 
-_COLDEST = 1e-30
 # What a row asks of sampling, as bits of ``DeviceRows.asks``.
 CHANGES, FILTERS, RANKING = 1, 2, 4
 
@@ -92,7 +92,7 @@ class DeviceRows:
         self._memory.start(rows)
         params = [host.params[row] for row in rows]
         self.asks[rows] = [_asks(p) for p in params]
-        real = np.array([[_heat(p), p.top_p, p.min_p] for p in params], dtype=np.float32).T
+        real = np.array([[heat(p), p.top_p, p.min_p] for p in params], dtype=np.float32).T
         top_k = np.array([max(p.top_k, 0) for p in params], dtype=np.int64)
         whole = np.stack([rows, top_k, host.seeds[rows].view(np.int64), host.prompt_lens[rows]])
         index, *columns = upload(whole, self._device)
@@ -107,11 +107,6 @@ class DeviceRows:
             self.last_tokens = torch.nn.functional.pad(self.last_tokens, (0, missing))
             self._real = torch.nn.functional.pad(self._real, (0, missing))
             self._whole = torch.nn.functional.pad(self._whole, (0, missing))
-
-
-def _heat(params: SamplingParams) -> float:
-    """The temperature; one whose inverse is no float32 is greedy."""
-    return params.temperature if params.temperature > _COLDEST else 0.0
 
 
 def _asks(params: SamplingParams) -> int:
