@@ -7,7 +7,7 @@ may be taken again) or *free*. Free blocks are given out first, then cached ones
         free ──────────────> held (1..n holders) ──────────────────────> cached
           ^                    │      ^                                     │
           └──release───────────┘      └──────take (prefix hit)──────────────┤
-          └──────────────────── evicted by allocate ────────────────────────┘
+          └─────────────── evicted by allocate, or disowned ────────────────┘
 """
 
 from __future__ import annotations
@@ -110,6 +110,16 @@ class BlockPool:
         if digest is not None:
             del self._known[digest]
             self._hashes[block] = None
+
+    def disown(self, digests: Iterable[bytes]) -> None:
+        """Make contents that turned out unsound findable no more, whoever holds their blocks."""
+        for digest in digests:
+            block = self._known.get(digest)
+            if block is not None:
+                self.forget(block)
+                if not self._holders[block]:
+                    del self._cached[block]
+                    self._free.append(block)
 
     def check_integrity(self, tables: Iterable[list[int]]) -> None:
         """Raise AssertionError unless the books agree with each other and with all holders' block tables."""

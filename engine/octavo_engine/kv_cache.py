@@ -104,6 +104,13 @@ class KVCache:
         seq.block_table = []
         seq.num_offered = seq.writable_end = 0
 
+    def disown(self, seq: Sequence) -> None:
+        """Let nobody find the content of a sequence that failed: what it was computed from may be no number.
+
+        Also what it found itself: whoever computed that may have ended before it could fail.
+        """
+        self.pool.disown(seq.block_hashes)
+
     def swap_out(self, seq: Sequence, draft: StepDraft) -> bool:
         """Move the sequence's blocks to the host; False, and nothing done, when the host has no room.
 

@@ -303,5 +303,6 @@ class Scheduler:
         if seq is None:
             return []
         self.batch.finish(seq)
+        self._kv.disown(seq)  # at the end, as the end publishes; else all who share the prompt fail too
         name, indices = seq.request.request_id, range(seq.index, seq.index + seq.width)
         return [SequenceOutput(name, index, [], finish_reason="error", error=sentence) for index in indices]

@@ -92,6 +92,16 @@ def test_a_forgotten_block_is_not_found() -> None:
     assert pool.find([b"a"]) == []
 
 
+def test_disowned_contents_are_not_found_whoever_holds_their_blocks() -> None:
+    pool = BlockPool(4)
+    held, cached, other = published(pool, b"a", b"b", b"c")
+    pool.release([cached])
+    pool.disown([b"a", b"b", b"unknown"])
+    assert [pool.find([digest]) for digest in (b"a", b"b", b"c")] == [[], [], [other]]
+    pool.check_integrity([[held, other]])
+    assert {pool.allocate(), pool.allocate()} > {cached}
+
+
 @pytest.mark.parametrize(
     ("salt", "tokens", "same"),
     [("", [1, 2], True), ("tenant", [1, 2], False), ("", [1, 3], False), ("", [2, 1], False)],
@@ -154,6 +164,14 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 100))
     def end(self, which: int) -> None:
         self.pool.release(reversed(self.tables.pop(which % len(self.tables))))
+
+    @rule(numbers=st.lists(st.integers(0, 2), min_size=1, max_size=3))
+    def disown(self, numbers: list[int]) -> None:
+        chain = [root_hash("")]
+        for number in numbers:
+            chain.append(block_hash(chain[-1], [number]))
+        self.pool.disown(chain[1:])
+        assert not any(self.pool.find([digest]) for digest in chain[1:])
 
     @invariant()
     def books_agree(self) -> None:

@@ -222,6 +222,43 @@ def test_who_may_take_a_known_prefix(second: dict[str, object], cached: int) -> 
     assert outputs[0].num_cached_tokens == cached
 
 
+@pytest.mark.parametrize("chunks", [1, 2])
+@pytest.mark.parametrize("found", [True, False])
+def test_nobody_finds_what_a_failed_sequence_computed(chunks: int, found: bool) -> None:
+    scheduler = scheduler_of(max_num_batched_tokens=64 // chunks)
+    if found:  # by one that left before its numbers could be looked at
+        scheduler.add(request("gone", [1] * 40, max_tokens=1))
+        step_of(scheduler)
+        scheduler.abort("gone")
+    scheduler.add(request("bad", [1] * 64, n=2))
+    steps = [step_of(scheduler)]
+    while not steps[-1].sequences[-1].sample:
+        steps.append(step_of(scheduler))
+    failed = StepResult(steps[-1].step_id, [], {steps[-1].sequences[-1].seq_id: "Not a number."})
+    step_of(scheduler)
+    assert [output.error for output in scheduler.update(failed)] == ["Not a number."]
+    scheduler.check_integrity()
+    scheduler.abort("bad")
+    scheduler.add(request("good", [1] * 64, max_tokens=1))
+    assert {seq.num_computed_tokens for seq in step_of(scheduler).sequences} == {0}
+    assert scheduler.stats(0).num_running == 1
+
+
+def test_a_sequence_that_fails_while_it_is_preempted_is_not_found_either() -> None:
+    scheduler = scheduler_of(blocks=10, max_num_batched_tokens=200)
+    scheduler.add(request("a", [1] * 76, max_tokens=None))
+    scheduler.add(request("b", [2] * 47, max_tokens=None))
+    launched = []
+    while not scheduler.stats(0).preemptions:
+        launched.append(step_of(scheduler))
+    (victim,) = scheduler.batch.waiting
+    scheduler.update(StepResult(launched[0].step_id, [], {victim.seq_id: "Not a number."}))
+    scheduler.abort("a")
+    scheduler.check_integrity()
+    scheduler.add(request("c", [2] * 47, max_tokens=1))
+    assert shape(step_of(scheduler)) == [(0, 47, True)]
+
+
 def test_a_longer_conversation_finds_its_own_answer_again() -> None:
     core, _ = start_engine(engine_config())
     core.add(request("turn-1", [1] * 20, max_tokens=30))
