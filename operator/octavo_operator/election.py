@@ -82,7 +82,12 @@ class Election:
 
     def _heard(self, _: Lease | None, present: Lease | None) -> None:
         self._patience.heard(present, time.monotonic())
+        if self._is_anothers(present):
+            self._until = 0.0
         self._news.set()
+
+    def _is_anothers(self, lease: Lease | None) -> bool:
+        return lease is not None and lease.holder not in ("", self._identity)
 
     async def _campaign(self) -> None:
         while not self.leads:
@@ -105,10 +110,9 @@ class Election:
     async def _lead(self) -> None:
         while True:
             await asyncio.sleep(RETRY)
-            await self._hold()
-            found = self._watch.get(self._key)
-            if not self.leads or (found is not None and found.holder != self._identity):
-                self._until = 0.0
+            if self.leads:  # else a renewal would take the Lease back from another
+                await self._hold()
+            if not self.leads:
                 raise LeadershipLostError(
                     f"the Lease {self._key[0]}/{self._key[1]} was lost: it could not be renewed for "
                     f"{DEADLINE:.0f} s or another holds it; start the operator again"
@@ -131,6 +135,8 @@ class Election:
         except (ApiError, TimeoutError) as error:
             log.warning("the Lease %s/%s cannot be written: %s", *self._key, error or "no answer in time")
             return False
+        if self._is_anothers(self._watch.get(self._key)):  # the watch was faster than the answer
+            return False
         self._until = asked + DEADLINE
         return True
 
@@ -140,7 +146,7 @@ class Election:
         try:
             answer = await self._create(spec) if found is None else await self._patch(found, spec)
         except NotFoundError:
-            if found is None:  # the namespace is not there
+            if found is None or not self.leads:  # no namespace; or a Lease deleted from under its holder
                 raise
             answer = await self._create(spec)
         self._watch.learn(self._key, decode_lease(answer))

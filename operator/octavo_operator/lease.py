@@ -3,9 +3,9 @@
 ```mermaid
 stateDiagram-v2
   [*] --> standby
-  standby --> leader: no holder, or 14 s without a renewal
-  leader --> leader: renewed every 2 s
-  leader --> [*]: not renewed for 10 s, or SIGTERM (which clears the holder)
+  standby --> leader: never held, or released, or 14 s without a renewal (deleted, too, it is held so long)
+  leader --> leader: renewed every 2 s, or made anew when it was deleted
+  leader --> [*]: not renewed for 10 s, or another holds it, or SIGTERM (which releases it)
 ```
 """
 
@@ -20,6 +20,7 @@ from octavo_operator.observed import Meta, Wire
 DURATION = 14  # seconds without a renewal after which another may lead; takeover included, under 15
 DEADLINE = 10.0  # seconds without a renewal after which the holder stops, well before another starts
 RETRY = 2.0  # seconds between renewals
+RELEASED = 1  # its leaseDurationSeconds when the holder itself has cleared the holder, as client-go does
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +32,11 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     acquired: str | None = None
     renewed: str | None = None
     duration: int = DURATION
+
+    @property
+    def is_released(self) -> bool:
+        """False when somebody else has emptied it: whoever held it does not know yet, and goes on."""
+        return not self.holder and self.duration == RELEASED
 
 
 class _Spec(Wire, frozen=True):
@@ -64,24 +70,32 @@ def decode_lease(data: bytes | msgspec.Raw) -> Lease:
 
 
 class Patience:
-    """How long a standby has to wait: measured on its own clock from each renewal it hears of."""
+    """How long a standby has to wait: measured on its own clock from each renewal it hears of.
+
+    A Lease that vanishes, or loses its holder, without having been released is still held: its holder makes
+    it anew with the next renewal.
+    """
 
     def __init__(self, identity: str) -> None:
         self._identity = identity
-        self._lease: Lease | None = None
+        self._holder = ""  # the last one, until it releases the Lease
+        self._duration = DURATION
+        self._renewal: tuple[str, str | None] | None = None
         self._since = 0.0
 
     def heard(self, lease: Lease | None, now: float) -> None:
         """Take in what the watch says at the monotonic time `now`."""
-        if lease is None or self._lease is None or _renewal(lease) != _renewal(self._lease):
-            self._since = now
-        self._lease = lease
+        renewal = None if lease is None else (lease.holder, lease.renewed)
+        if renewal != self._renewal:
+            self._renewal, self._since = renewal, now
+        if lease is not None and (lease.holder or lease.is_released):
+            self._holder, self._duration = lease.holder, lease.duration
 
     def seconds(self, now: float) -> float:
         """Until this candidate may take the Lease; 0 when it is free or its own."""
-        if self._lease is None or self._lease.holder in ("", self._identity):
+        if self._holder in ("", self._identity):
             return 0.0
-        return max(0.0, self._since + self._lease.duration - now)
+        return max(0.0, self._since + self._duration - now)
 
 
 def held(found: Lease | None, identity: str, now: datetime.datetime) -> dict[str, Any]:
@@ -99,17 +113,13 @@ def held(found: Lease | None, identity: str, now: datetime.datetime) -> dict[str
 
 def released(found: Lease) -> dict[str, Any]:
     """The spec without a holder: the next may take it at once."""
-    return {"holderIdentity": "", "leaseDurationSeconds": 1, "leaseTransitions": found.transitions}
+    return {"holderIdentity": "", "leaseDurationSeconds": RELEASED, "leaseTransitions": found.transitions}
 
 
 def document(namespace: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     """A new Lease."""
     meta = {"name": name, "namespace": namespace, "labels": {MANAGED_BY_LABEL: MANAGED_BY}}
     return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec}
-
-
-def _renewal(lease: Lease) -> tuple[str, str | None]:
-    return lease.holder, lease.renewed
 
 
 def _micro_time(moment: datetime.datetime) -> str:

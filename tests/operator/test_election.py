@@ -1,4 +1,4 @@
-"""The Lease is let go of when a process is told to end, whatever it was doing with it just then."""
+"""The Lease is let go of when a process is told to end, and never has two holders, whatever is done to it."""
 
 import asyncio
 import json
@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+import pytest
+
 from octavo_operator.api_client import ApiClient
 from octavo_operator.election import Election
-from octavo_operator.errors import ConflictError
+from octavo_operator.errors import AlreadyExistsError, ConflictError, LeadershipLostError, NotFoundError
 from octavo_operator.informer import INITIAL_END
 from octavo_operator.telemetry import Telemetry
 
@@ -17,19 +19,39 @@ class LeaseServer:
     """An API server with one Lease; a write may be told to wait after it is done, before it is answered."""
 
     def __init__(self) -> None:
-        self.version, self.spec = 1, dict[str, Any](holderIdentity="")
+        self.version = 1
+        self.spec: dict[str, Any] | None = {"holderIdentity": "", "leaseDurationSeconds": 1}
         self.answers, self.written = asyncio.Event(), asyncio.Event()
         self.answers.set()
+        self.watches: list[asyncio.Queue[bytes]] = []
+
+    @property
+    def holder(self) -> str | None:
+        return None if self.spec is None else self.spec["holderIdentity"]
 
     def document(self) -> dict[str, Any]:
         meta = {"name": "o", "namespace": "n", "resourceVersion": str(self.version)}
         return {"metadata": meta, "spec": self.spec}
 
-    async def request(self, verb: str, path: str, *, body: Any, **_: Any) -> bytes:
-        if body["metadata"]["resourceVersion"] != str(self.version):
-            raise ConflictError(409, "Conflict", "the object has been modified")
+    def write(self, kind: str, spec: dict[str, Any] | None) -> None:
+        """Change the Lease, as anybody may, and tell all watches."""
         self.version += 1
-        self.spec = {**self.spec, **body["spec"]}
+        self.spec = spec if kind != "DELETED" else self.spec
+        for watch in self.watches:
+            watch.put_nowait(json.dumps({"type": kind, "object": self.document()}).encode())
+        self.spec = spec
+
+    async def request(self, verb: str, path: str, *, body: Any, **_: Any) -> bytes:
+        if verb == "POST":
+            if self.spec is not None:
+                raise AlreadyExistsError(409, "AlreadyExists", "there is one")
+            self.write("ADDED", body["spec"])
+        elif self.spec is None:
+            raise NotFoundError(404, "NotFound", "there is none")
+        elif body["metadata"]["resourceVersion"] != str(self.version):
+            raise ConflictError(409, "Conflict", "the object has been modified")
+        else:
+            self.write("MODIFIED", {**self.spec, **body["spec"]})
         answer = json.dumps(self.document()).encode()
         self.written.set()
         await self.answers.wait()
@@ -39,13 +61,22 @@ class LeaseServer:
     async def lines(
         self, path: str, query: Mapping[str, str], silence: float
     ) -> AsyncIterator[AsyncIterator[bytes]]:
+        news = asyncio.Queue[bytes]()
+        self.watches.append(news)
+
         async def told() -> AsyncIterator[bytes]:
-            yield json.dumps({"type": "ADDED", "object": self.document()}).encode()
-            end = {"resourceVersion": "1", "annotations": {INITIAL_END: "true"}}
+            if self.spec is not None:
+                yield json.dumps({"type": "ADDED", "object": self.document()}).encode()
+            end = {"resourceVersion": str(self.version), "annotations": {INITIAL_END: "true"}}
             yield json.dumps({"type": "BOOKMARK", "object": {"metadata": end}}).encode()
-            await asyncio.Event().wait()
+            while True:
+                yield await news.get()
 
         yield told()
+
+
+def candidate(server: LeaseServer, identity: str) -> Election:
+    return Election(cast(ApiClient, server), "n", "o", identity, Telemetry())
 
 
 async def end_amid_a_write(server: LeaseServer, election: Election) -> None:
@@ -67,10 +98,10 @@ async def end_amid_a_write(server: LeaseServer, election: Election) -> None:
 def test_a_lease_that_is_just_being_renewed_is_released() -> None:
     async def play() -> str:
         server = LeaseServer()
-        election = Election(cast(ApiClient, server), "n", "o", "me", Telemetry())
+        election = candidate(server, "me")
         await end_amid_a_write(server, election)
         assert not election.leads
-        return str(server.spec["holderIdentity"])
+        return str(server.holder)
 
     assert asyncio.run(play()) == ""
 
@@ -79,8 +110,88 @@ def test_a_lease_that_is_just_being_taken_is_released() -> None:
     async def play() -> str:
         server = LeaseServer()
         server.answers.clear()
-        election = Election(cast(ApiClient, server), "n", "o", "me", Telemetry())
+        election = candidate(server, "me")
         await end_amid_a_write(server, election)
-        return str(server.spec["holderIdentity"])
+        return str(server.holder)
 
     assert asyncio.run(play()) == ""
+
+
+@asynccontextmanager
+async def leader_and_standby(server: LeaseServer) -> AsyncIterator[tuple[Election, Election]]:
+    """Two replicas at work, of which the first leads and the second has heard of that."""
+    first, second = candidate(server, "first"), candidate(server, "second")
+    tasks = [asyncio.create_task(first.run())]
+    try:
+        async with asyncio.timeout(20):
+            await first.won.wait()
+            tasks.append(asyncio.create_task(second.run()))
+            await renewal(server)
+        yield first, second
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+async def renewal(server: LeaseServer) -> None:
+    """Wait until somebody has written the Lease."""
+    server.written.clear()
+    async with asyncio.timeout(20):
+        await server.written.wait()
+
+
+async def test_a_deleted_lease_stays_its_holders() -> None:
+    server = LeaseServer()
+    async with leader_and_standby(server) as (first, second):
+        server.write("DELETED", None)
+        await renewal(server)
+        assert (server.holder, first.leads, second.leads) == ("first", True, False)
+
+
+async def test_a_lease_emptied_by_hand_stays_its_holders() -> None:
+    server = LeaseServer()
+    async with leader_and_standby(server) as (first, second):
+        server.write("MODIFIED", {**(server.spec or {}), "holderIdentity": ""})
+        await renewal(server)
+        assert (server.holder, first.leads, second.leads) == ("first", True, False)
+
+
+async def test_a_released_lease_is_taken_at_once() -> None:
+    server = LeaseServer()
+    async with leader_and_standby(server) as (first, second):
+        await first.release()
+        async with asyncio.timeout(5):
+            await second.won.wait()
+        assert (server.holder, first.leads) == ("second", False)
+
+
+async def test_a_leader_that_sees_another_holder_ends_without_a_write() -> None:
+    server = LeaseServer()
+    leader = candidate(server, "first")
+    task = asyncio.create_task(leader.run())
+    async with asyncio.timeout(20):
+        await leader.won.wait()
+        server.write("MODIFIED", {**(server.spec or {}), "holderIdentity": "second"})
+        taken = server.version
+        with pytest.RaisesGroup(LeadershipLostError):
+            await task
+    assert (server.holder, server.version, leader.leads) == ("second", taken, False)
+
+
+async def test_an_answer_that_comes_after_another_has_taken_the_lease_makes_no_leader() -> None:
+    server = LeaseServer()
+    server.answers.clear()
+    first = candidate(server, "first")
+    task = asyncio.create_task(first.run())
+    async with asyncio.timeout(20):
+        await server.written.wait()
+        server.write("MODIFIED", {**(server.spec or {}), "holderIdentity": "second"})
+        second = candidate(server, "second")  # whose watch tells the same, at the same time
+        other = asyncio.create_task(second.run())
+        server.answers.set()
+        await second.won.wait()
+    assert (server.holder, first.leads) == ("second", False)
+    for running in (task, other):
+        running.cancel()
+    await asyncio.wait([task, other])

@@ -72,6 +72,27 @@ def test_a_candidate_waits_only_for_another(lease: Lease | None, seconds: float)
     assert patience.seconds(100.0) == seconds
 
 
+@pytest.mark.parametrize(
+    "after",
+    [None, stored({**held(None, "b", NOON), "holderIdentity": ""})],
+    ids=["deleted", "emptied by hand"],
+)
+def test_what_was_held_and_not_released_is_held_for_as_long_again(after: Lease | None) -> None:
+    patience = Patience("a")
+    patience.heard(stored(held(None, "b", NOON)), 100.0)
+    patience.heard(after, 101.0)
+    assert patience.seconds(101.0) == DURATION
+    assert patience.seconds(101.0 + DURATION) == 0.0
+
+
+def test_what_was_released_is_free_even_when_it_is_then_deleted() -> None:
+    patience, lease = Patience("a"), stored(held(None, "b", NOON))
+    patience.heard(lease, 100.0)
+    patience.heard(stored(released(lease)), 101.0)
+    patience.heard(None, 101.0)
+    assert patience.seconds(101.0) == 0.0
+
+
 @given(st.lists(st.floats(0.1, DURATION - 0.1), min_size=1, max_size=20))
 def test_nobody_takes_a_lease_that_is_renewed(gaps: list[float]) -> None:
     patience, now = Patience("a"), 0.0
