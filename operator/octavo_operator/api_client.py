@@ -1,4 +1,4 @@
-"""HTTP to the API server: one session, JSON in and out, errors as the tree of errors.py."""
+"""HTTP to the API server: requests and watches, JSON in and out, errors as the tree of errors.py."""
 
 import asyncio
 import ssl
@@ -17,6 +17,7 @@ MERGE = "application/merge-patch+json"
 JSON = "application/json"
 TIMEOUT = aiohttp.ClientTimeout(total=30)
 CONNECTIONS = 64
+UNLIMITED = 0  # to aiohttp
 
 
 class Access(msgspec.Struct, frozen=True):
@@ -33,21 +34,26 @@ class _Said(msgspec.Struct):
 
 
 class ApiClient:
-    """Requests to one API server."""
+    """Requests to one API server, and watches, which keep a connection each and share none with requests."""
 
     def __init__(self, access: Access, telemetry: Telemetry) -> None:
         self._access = access
         self._telemetry = telemetry
-        self._session: aiohttp.ClientSession | None = None
+        self._requests: aiohttp.ClientSession | None = None
+        self._watches: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> "ApiClient":
-        connector = aiohttp.TCPConnector(ssl=self._access.tls, limit=CONNECTIONS)
-        self._session = aiohttp.ClientSession(self._access.server, connector=connector, timeout=TIMEOUT)
+        self._requests, self._watches = self._session(CONNECTIONS), self._session(UNLIMITED)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._session:
-            await self._session.close()
+        for session in (self._requests, self._watches):
+            if session:
+                await session.close()
+
+    def _session(self, limit: int) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(ssl=self._access.tls, limit=limit)
+        return aiohttp.ClientSession(self._access.server, connector=connector, timeout=TIMEOUT)
 
     async def request(
         self,
@@ -66,8 +72,9 @@ class ApiClient:
         """
         data = None if body is None else msgspec.json.encode(body)
         headers = {**self._access.headers(), "Content-Type": content_type, "Accept": JSON}
+        session = _opened(self._requests)
         try:
-            async with self.session.request(verb, path, data=data, params=query, headers=headers) as answer:
+            async with session.request(verb, path, data=data, params=query, headers=headers) as answer:
                 content = await answer.read()
         except (TimeoutError, aiohttp.ClientError) as error:
             self._telemetry.requests.labels(verb, kind, "none").inc()
@@ -84,19 +91,14 @@ class ApiClient:
         """Open a watch; yield its lines. More than `silence` seconds without a byte end it."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=silence)
         headers = {**self._access.headers(), "Accept": JSON}
+        session = _opened(self._watches)
         try:
-            async with self.session.get(path, params=query, headers=headers, timeout=timeout) as answer:
+            async with session.get(path, params=query, headers=headers, timeout=timeout) as answer:
                 if answer.status >= 400:
                     raise _error(answer.status, await answer.read())
                 yield split_lines(answer.content.iter_any())
         except (TimeoutError, aiohttp.ClientError, asyncio.IncompleteReadError) as error:
             raise UnreachableError(0, "NoAnswer", f"the watch of {path} broke: {error!r}") from error
-
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise RuntimeError("the client is used as an async context manager")
-        return self._session
 
 
 async def split_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -108,6 +110,12 @@ async def split_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             yield b"".join((*rest, line))
             rest.clear()
         rest.append(last)
+
+
+def _opened(session: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
+    if session is None:
+        raise RuntimeError("the client is used as an async context manager")
+    return session
 
 
 def _error(status: int, content: bytes) -> ApiError:

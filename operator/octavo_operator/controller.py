@@ -116,8 +116,12 @@ async def running(settings: Settings, access: Access) -> AsyncIterator[Running]:
         LeadershipLostError: in an ExceptionGroup, when another replica may lead.
     """
     telemetry = Telemetry()
-    async with ApiClient(access, telemetry) as client, asyncio.TaskGroup() as group:
-        election = _election(client, settings, telemetry)
+    async with (
+        ApiClient(access, telemetry) as client,
+        ApiClient(access, telemetry) as renewing,  # never queues behind the workers' writes
+        asyncio.TaskGroup() as group,
+    ):
+        election = _election(renewing, settings, telemetry)
         controller = Controller(client, settings, telemetry, election)
         cluster = controller.cluster
         app = health.application(telemetry, lambda: cluster.is_synced, lambda: cluster.last_heard)
