@@ -125,7 +125,11 @@ async def running(settings: Settings, access: Access) -> AsyncIterator[Running]:
         controller = Controller(client, settings, telemetry, election)
         cluster = controller.cluster
         app = health.application(telemetry, lambda: cluster.is_synced, lambda: cluster.last_heard)
-        work_to_do = [election.run(), controller.run(), serve(app, settings.bind_address, settings.http_port)]
+        work_to_do = [
+            election.run(cluster.synced),  # a right or a CRD that is missing here may be there for another
+            controller.run(),
+            serve(app, settings.bind_address, settings.http_port),
+        ]
         if settings.metrics_api:
             work_to_do.append(MetricsService(client, cluster, settings, controller.scraper, election).run())
         operator = Running(election, map(group.create_task, work_to_do))

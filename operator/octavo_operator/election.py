@@ -4,6 +4,7 @@ import asyncio
 import datetime
 import logging
 import time
+from collections.abc import Awaitable, Callable
 
 from octavo_operator.api_client import MERGE, ApiClient
 from octavo_operator.errors import (
@@ -52,8 +53,8 @@ class Election:
         """False as soon as the Lease might be another's, even if this process has been asleep."""
         return time.monotonic() < self._until
 
-    async def run(self) -> None:
-        """Campaign and lead until cancelled.
+    async def run(self, ready: Callable[[], Awaitable[None]]) -> None:
+        """Campaign and lead until cancelled; who is not `ready` for the work leaves the Lease to others.
 
         Raises:
             LeadershipLostError: in an ExceptionGroup; the process has to end, another may be leading.
@@ -61,6 +62,7 @@ class Election:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch.run())
             await self._watch.synced.wait()
+            await ready()
             await self._campaign()
             log.info("%s leads: it holds the Lease %s/%s", self._identity, *self._key)
             self.won.set()
@@ -170,7 +172,7 @@ class Alone:
         self.won = asyncio.Event()
         self.won.set()
 
-    async def run(self) -> None:
+    async def run(self, ready: Callable[[], Awaitable[None]]) -> None:
         await asyncio.Event().wait()
 
     async def release(self) -> None:

@@ -2,7 +2,7 @@
 
 ```mermaid
 stateDiagram-v2
-  [*] --> standby
+  [*] --> standby: caches are full
   standby --> leader: never held, or released, or 14 s without a renewal (deleted, too, it is held so long)
   leader --> leader: renewed every 2 s, or made anew when it was deleted
   leader --> [*]: not renewed for 10 s, or another holds it, or SIGTERM (which releases it)

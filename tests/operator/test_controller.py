@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer, unused_port
 from octavo_operator.api_client import CONNECTIONS, Access
 from octavo_operator.controller import Running, running
 from octavo_operator.informer import INITIAL_END
-from octavo_operator.kinds import LEASE, RESOURCE
+from octavo_operator.kinds import GROUP_SCALE, LEASE, RESOURCE
 from octavo_operator.settings import Settings
 
 
@@ -105,3 +105,17 @@ async def test_the_lease_is_renewed_while_every_other_connection_is_taken() -> N
         while not world.renewals.empty():
             world.renewals.get_nowait()
         await world.renewals.get()
+
+
+async def test_a_replica_campaigns_when_its_caches_are_full() -> None:
+    world = World()
+    world.absent.add(GROUP_SCALE.path())
+    async with operator(world) as started:
+        for _ in range(5):  # by then all other watches have long been told everything
+            await world.refusals.get()
+        assert (world.renewals.qsize(), started.done()) == (0, False)
+        assert (await world.status("/healthz"), await world.status("/readyz")) == (200, 503)
+        world.absent.clear()
+        await world.renewals.get()
+        await started
+        assert await world.status("/readyz") == 200

@@ -75,13 +75,17 @@ class LeaseServer:
         yield told()
 
 
+async def at_once() -> None:
+    """Nothing has to be waited for."""
+
+
 def candidate(server: LeaseServer, identity: str) -> Election:
     return Election(cast(ApiClient, server), "n", "o", identity, Telemetry())
 
 
 async def end_amid_a_write(server: LeaseServer, election: Election) -> None:
     """Ends the election after the server has written and before it has answered."""
-    task = asyncio.create_task(election.run())
+    task = asyncio.create_task(election.run(at_once))
     async with asyncio.timeout(20):
         if server.answers.is_set():
             await election.won.wait()
@@ -121,11 +125,11 @@ def test_a_lease_that_is_just_being_taken_is_released() -> None:
 async def leader_and_standby(server: LeaseServer) -> AsyncIterator[tuple[Election, Election]]:
     """Two replicas at work, of which the first leads and the second has heard of that."""
     first, second = candidate(server, "first"), candidate(server, "second")
-    tasks = [asyncio.create_task(first.run())]
+    tasks = [asyncio.create_task(first.run(at_once))]
     try:
         async with asyncio.timeout(20):
             await first.won.wait()
-            tasks.append(asyncio.create_task(second.run()))
+            tasks.append(asyncio.create_task(second.run(at_once)))
             await renewal(server)
         yield first, second
     finally:
@@ -169,7 +173,7 @@ async def test_a_released_lease_is_taken_at_once() -> None:
 async def test_a_leader_that_sees_another_holder_ends_without_a_write() -> None:
     server = LeaseServer()
     leader = candidate(server, "first")
-    task = asyncio.create_task(leader.run())
+    task = asyncio.create_task(leader.run(at_once))
     async with asyncio.timeout(20):
         await leader.won.wait()
         server.write("MODIFIED", {**(server.spec or {}), "holderIdentity": "second"})
@@ -183,12 +187,12 @@ async def test_an_answer_that_comes_after_another_has_taken_the_lease_makes_no_l
     server = LeaseServer()
     server.answers.clear()
     first = candidate(server, "first")
-    task = asyncio.create_task(first.run())
+    task = asyncio.create_task(first.run(at_once))
     async with asyncio.timeout(20):
         await server.written.wait()
         server.write("MODIFIED", {**(server.spec or {}), "holderIdentity": "second"})
         second = candidate(server, "second")  # whose watch tells the same, at the same time
-        other = asyncio.create_task(second.run())
+        other = asyncio.create_task(second.run(at_once))
         server.answers.set()
         await second.won.wait()
     assert (server.holder, first.leads) == ("second", False)
