@@ -21,6 +21,7 @@ from octavo_operator.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
+ATTEMPT = 3.0  # seconds for one write: one into a dead connection leaves time for another before DEADLINE
 SILENCE = 10.0  # seconds; a Lease that is held changes every 2
 
 
@@ -71,7 +72,7 @@ class Election:
     async def release(self) -> None:
         """Clear the holder, so that another replica need not wait. After this nothing may be written."""
         if self._holding is not None:
-            await asyncio.wait([self._holding], timeout=RETRY)
+            await asyncio.wait([self._holding], timeout=ATTEMPT)
         found = self._watch.get(self._key)
         if not self.leads or found is None:
             return
@@ -129,7 +130,7 @@ class Election:
         """The answer counts from when it was asked for."""
         asked = time.monotonic()
         try:
-            async with asyncio.timeout(max(RETRY, self._until - asked)):
+            async with asyncio.timeout(min(ATTEMPT, max(RETRY, self._until - asked))):
                 await self._write()
         except (ConflictError, AlreadyExistsError):
             log.info("the Lease %s/%s has just been changed by another", *self._key)

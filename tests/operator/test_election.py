@@ -199,3 +199,19 @@ async def test_an_answer_that_comes_after_another_has_taken_the_lease_makes_no_l
     for running in (task, other):
         running.cancel()
     await asyncio.wait([task, other])
+
+
+async def test_a_renewal_that_gets_no_answer_is_tried_again_in_time() -> None:
+    server = LeaseServer()
+    leader = candidate(server, "first")
+    task = asyncio.create_task(leader.run(at_once))
+    async with asyncio.timeout(20):
+        await leader.won.wait()
+        server.answers.clear()
+        await renewal(server)
+        server.answers = asyncio.Event()  # what waits for the former one is never answered
+        server.answers.set()
+        await renewal(server)
+    assert leader.leads
+    task.cancel()
+    await asyncio.wait([task])
