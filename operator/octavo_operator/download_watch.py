@@ -10,6 +10,7 @@ import msgspec
 from octavo_operator.downloads import Downloads, is_fetching, parse
 from octavo_operator.names import PORT, Key
 from octavo_operator.observed import Pod
+from octavo_operator.pod_answer import read
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class DownloadWatch:
         host = f"[{pod.status.pod_ip}]" if ":" in pod.status.pod_ip else pod.status.pod_ip
         try:
             async with session.get(f"http://{host}:{self._port}/health") as answer:
-                download = parse(await answer.content.read(LONGEST))
+                download = parse(await read(answer, LONGEST))
         except (TimeoutError, aiohttp.ClientError, msgspec.MsgspecError) as error:
             log.debug("download of %s/%s: %r", pod.namespace, pod.name, error)
             return

@@ -69,8 +69,14 @@ async def test_the_watch_asks_the_pods_that_download_and_tells_of_news() -> None
     changed: list[Key] = []
     downloads = Downloads()
 
-    async def answer(_: web.Request) -> web.Response:
-        return web.Response(body=answers.get_nowait(), status=503)
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response, body = web.StreamResponse(status=503), answers.get_nowait()
+        await response.prepare(request)
+        for piece in (body[:9], body[9:]):
+            await response.write(piece)
+            for _ in range(100):  # turns of the event loop, in which the other side reads
+                await asyncio.sleep(0)
+        return response
 
     app = web.Application()
     app.add_routes([web.get("/health", answer)])

@@ -1,6 +1,7 @@
 """The documents of the custom metrics API, v1beta1 and v1beta2. Pure."""
 
 import datetime
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -55,7 +56,8 @@ def group() -> dict[str, Any]:
 
 
 def value_list(version: str, values: Iterable[Value]) -> dict[str, Any]:
-    items = [_item(version, value) for value in values]
+    """What is no number, or none that a quantity can tell, is left out: it is one pod's trouble."""
+    items = [_item(version, value) for value in values if math.isfinite(value.value * 1000)]
     return {"kind": "MetricValueList", "apiVersion": f"{GROUP}/{version}", "metadata": {}, "items": items}
 
 

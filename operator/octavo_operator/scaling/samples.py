@@ -62,6 +62,9 @@ def parse(exposition: str) -> dict[str, float]:
     """The metrics of Prometheus' text format that an HPA reads, and those that tell whether a pod is at work.
 
     Requests and tokens add up over label sets (several API processes); of usages the largest counts.
+
+    Raises:
+        ValueError: one of them has no number.
     """
     found: dict[str, float] = {}
     for line in exposition.splitlines():
@@ -70,7 +73,7 @@ def parse(exposition: str) -> dict[str, float]:
         if name in _READ:
             value = _value(line)
             found[name] = (
-                max(found.get(name, 0.0), value) if name == KV_CACHE_USAGE else found.get(name, 0.0) + value
+                max(value, found.get(name, 0.0)) if name == KV_CACHE_USAGE else found.get(name, 0.0) + value
             )
     return found
 
@@ -78,4 +81,5 @@ def parse(exposition: str) -> dict[str, float]:
 def _value(line: str) -> float:
     """The number behind the name and the labels; a timestamp may follow."""
     rest = line.rpartition("}")[2] if "}" in line else line.partition(" ")[2]
-    return float(rest.split()[0])
+    number, *_ = rest.split() or [""]
+    return float(number)

@@ -9,6 +9,7 @@ import aiohttp
 
 from octavo_operator.names import PORT, Key
 from octavo_operator.observed import Pod
+from octavo_operator.pod_answer import read
 from octavo_operator.scaling.samples import PodName, Sample, Samples, parse
 from octavo_operator.telemetry import Telemetry
 
@@ -84,7 +85,7 @@ class Scraper:
         try:
             async with session.get(f"http://{host}:{self._port}/metrics") as answer:
                 answer.raise_for_status()
-                values = parse((await answer.content.read(LONGEST)).decode())
+                values = parse((await read(answer, LONGEST)).decode())
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             self._telemetry.scrapes.labels("failed").inc()
             log.debug("scrape of %s/%s: %r", pod.namespace, pod.name, error)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,9 +26,14 @@ def test_metrics_without_labels_are_read() -> None:
     assert parse("octavo_num_requests_waiting 2\n") == {REQUESTS_WAITING: 2}
 
 
-def test_what_is_no_exposition_is_an_error() -> None:
+@pytest.mark.parametrize("rest", [" many", "", " ", '{engine="0"}', '{engine="0"} '])
+def test_what_is_no_exposition_is_an_error(rest: str) -> None:
     with pytest.raises(ValueError, match="could not convert"):
-        parse("octavo_num_requests_waiting many\n")
+        parse(f"octavo_num_requests_waiting{rest}\n")
+
+
+def test_an_unknown_usage_is_not_taken_for_none() -> None:
+    assert math.isnan(parse("octavo_kv_cache_usage_ratio NaN\n")[KV_CACHE_USAGE])
 
 
 @pytest.mark.parametrize(("age", "there"), [(0.0, True), (STALE_SECONDS, True), (STALE_SECONDS + 0.1, False)])
@@ -78,3 +85,12 @@ def test_both_versions_name_the_metric_in_their_way() -> None:
     assert older["metricName"] == newer["metric"]["name"] == REQUESTS_WAITING
     assert older["timestamp"] == "1970-01-01T00:00:00Z"
     assert discovery("v1beta2")["groupVersion"] == "custom.metrics.k8s.io/v1beta2"
+
+
+@pytest.mark.parametrize("unusable", [math.nan, math.inf, -math.inf, 1e308])
+def test_a_value_that_no_quantity_can_tell_is_left_out(unusable: float) -> None:
+    values = [
+        Value("default", name, REQUESTS_WAITING, value, at=0) for name, value in (("p", unusable), ("q", 2))
+    ]
+    [only] = value_list("v1beta2", values)["items"]
+    assert only["describedObject"]["name"] == "q"

@@ -10,7 +10,7 @@ from aiohttp import web
 from octavo_operator.observed import Pod, PodCondition, PodStatus
 from octavo_operator.scaling import scraper
 from octavo_operator.scaling.samples import Samples
-from octavo_operator.scaling.scraper import INTERVAL, Scraper
+from octavo_operator.scaling.scraper import INTERVAL, LONGEST, Scraper
 from octavo_operator.telemetry import Telemetry
 
 METRIC = "octavo_num_requests_waiting"
@@ -22,6 +22,16 @@ def pod(name: str, ready: bool = True, deployment: str = "m") -> Pod:
     return Pod(name=name, namespace="here", deployment=deployment, status=status)
 
 
+async def in_pieces(request: web.Request, pieces: list[bytes]) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    for piece in pieces:
+        await response.write(piece)
+        for _ in range(100):  # turns of the event loop, in which the other side reads
+            await asyncio.sleep(0)
+    return response
+
+
 class World:
     """Engines that all answer on one port and count how often they were asked."""
 
@@ -29,16 +39,19 @@ class World:
         self.asked = 0
         self.again = asyncio.Event()
         self.slow = False
+        self.pieces: list[bytes] = []  # of the answer, instead of a value
         self.pods = [pod("a"), pod("loading", ready=False), pod("other", deployment="other")]
         self.samples = Samples()
         self.scraper: Scraper
 
-    async def metrics(self, _: web.Request) -> web.Response:
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
         self.asked += 1
         if self.asked > 1:
             self.again.set()
         if self.slow:
             await asyncio.Event().wait()
+        if self.pieces:
+            return await in_pieces(request, self.pieces)
         return web.Response(text=f"{METRIC} {self.asked}\n")
 
     def value(self, name: str = "a") -> float | None:
@@ -114,3 +127,29 @@ async def test_a_pod_that_does_not_answer_holds_a_round_up_for_a_second_only() -
         await w.scraper.freshen([w.pods[0]])
         assert w.value() is None
         assert time.monotonic() - began < 10 * INTERVAL  # without a bound it would never end
+
+
+async def test_an_answer_that_comes_in_pieces_is_read_to_its_end() -> None:
+    async with world() as w:
+        w.pieces = [f"{METRIC} 1".encode(), b"2\n", f'{METRIC}{{engine="1"}} 30\n'.encode()]
+        await w.scraper.freshen([w.pods[0]])
+        assert w.value() == 42.0
+
+
+async def test_an_answer_without_end_is_no_sample() -> None:
+    async with world() as w:
+        w.pieces = [f"{METRIC} 1\n".encode(), *[b"#" * LONGEST] * 2]
+        await w.scraper.freshen([w.pods[0]])
+        assert w.value() is None
+
+
+async def test_an_answer_that_is_no_exposition_ends_nothing() -> None:
+    async with world() as w:
+        w.pieces = [f"{METRIC}\n".encode()]
+        await w.scraper.freshen([w.pods[0]])
+        assert w.value() is None
+        w.pieces = []
+        async with asyncio.timeout(10):
+            while w.value() is None:
+                w.again.clear()
+                await w.again.wait()

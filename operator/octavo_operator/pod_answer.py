@@ -1,0 +1,17 @@
+"""The answer of a pod over HTTP. Its image may be a user's own: no length and no pieces can be relied on."""
+
+import aiohttp
+
+
+async def read(answer: aiohttp.ClientResponse, longest: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        aiohttp.ClientPayloadError: it is longer than that many bytes.
+    """
+    body = bytearray()
+    async for piece in answer.content.iter_any():
+        body += piece
+        if len(body) > longest:
+            raise aiohttp.ClientPayloadError(f"the answer has more than {longest} bytes")
+    return bytes(body)
