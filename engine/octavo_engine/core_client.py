@@ -199,9 +199,9 @@ class OwnedCore(CoreClient):
         if process.link.config.parallel.world_size > 1:
             self._tasks.append(asyncio.create_task(self._end_if_silent()))
 
-    def abort_client(self, client: int) -> None:
+    def abort_client(self, client: int, incarnation: int) -> None:
         """Free whatever an API process that is gone had asked for."""
-        self._send(AbortClient(client))
+        self._send(AbortClient(client, incarnation))
 
     async def close(self) -> None:
         """End the process, by force when it does not listen."""

@@ -14,18 +14,21 @@ import zmq
 from octavo_engine.config import EngineConfig
 from octavo_engine.core_process import MODEL_RUNNER, CoreSpec
 from octavo_engine.fan_out import ClientAddress
+from octavo_engine.messages import id_prefix
 
 
 class CoreLink:
     """One API process's ends of the sockets to the core. Making it needs no event loop.
 
     The API process binds and the core connects: not even the core's first words can be lost, and an API
-    process that is started again finds the core still calling.
+    process that is started again, as the next ``incarnation`` of ``client``, finds the core still calling.
     """
 
-    def __init__(self, config: EngineConfig, address: ClientAddress, client: int = 0) -> None:
+    def __init__(
+        self, config: EngineConfig, address: ClientAddress, client: int = 0, incarnation: int = 0
+    ) -> None:
         self.config = config
-        self.client = client
+        self.id_prefix = id_prefix(client, incarnation)
         self._context = zmq.Context()
         self.requests = self._bound(zmq.PUSH, address.requests)
         self.messages = self._bound(zmq.PULL, address.messages)

@@ -88,7 +88,7 @@ class CoreLoop:
         elif isinstance(request, AbortRequests):
             self._core.abort(request.request_ids, request.sequences)
         elif isinstance(request, AbortClient):
-            self._core.abort_client(request.client)
+            self._core.abort_client(request.client, request.incarnation)
         else:
             self._running = False
 

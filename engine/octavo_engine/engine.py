@@ -23,7 +23,7 @@ from octavo_engine.messages import (
     SequenceOutput,
     StepOutputs,
     StepResult,
-    client_of,
+    origin_of,
 )
 from octavo_engine.scheduler import Scheduler
 
@@ -47,6 +47,7 @@ class EngineCore:
         self._collected_at = 0.0
         self._steps_in_flight = 1
         self._refused: list[SequenceOutput] = []
+        self._ended: dict[int, int] = {}  # client -> its last incarnation that is gone
 
     def start(self) -> Ready:
         """Load the model, size and allocate the KV cache. Errors: ConfigError, ModelError, OutOfMemory."""
@@ -76,6 +77,8 @@ class EngineCore:
 
     def add(self, request: AddRequest) -> None:
         """Queue a request. One that is refused is not raised: its error is among the next step's outputs."""
+        if self._is_gone(request.request_id):
+            return
         try:
             self._scheduler.add(request)
         except RequestError as error:
@@ -101,9 +104,10 @@ class EngineCore:
         for request_id, index in sequences:
             self._scheduler.abort(request_id, index)
 
-    def abort_client(self, client: int) -> None:
-        """Forget every request of an API process that is gone."""
-        self.abort([name for name in self._scheduler.batch.requests if client_of(name) == client])
+    def abort_client(self, client: int, incarnation: int) -> None:
+        """Forget every request of an API process that is gone, and those to come that it had sent before."""
+        self._ended[client] = incarnation
+        self.abort([name for name in self._scheduler.batch.requests if self._is_gone(name)])
 
     def has_work(self) -> bool:
         """Whether :meth:`step` has something to do; otherwise the loop may sleep until a request comes."""
@@ -139,6 +143,11 @@ class EngineCore:
         while self._launched:
             self._collect()
         self._runner.shutdown()
+
+    def _is_gone(self, request_id: str) -> bool:
+        """Whether the API process that asked has ended."""
+        client, incarnation = origin_of(request_id)
+        return incarnation <= self._ended.get(client, -1)
 
     def _collect(self) -> StepResult:
         """The oldest step's result; the scheduler learns what the step took."""

@@ -7,7 +7,7 @@ from collections import defaultdict
 import msgspec
 import zmq
 
-from octavo_engine.messages import CoreMessage, SequenceOutput, StepOutputs, client_of
+from octavo_engine.messages import CoreMessage, SequenceOutput, StepOutputs, origin_of
 
 
 class ClientAddress(msgspec.Struct, frozen=True):
@@ -36,7 +36,7 @@ class FanOut:
             return
         shares: defaultdict[int, list[SequenceOutput]] = defaultdict(list)
         for output in step.outputs:
-            shares[client_of(output.request_id)].append(output)
+            shares[origin_of(output.request_id)[0]].append(output)
         nothing = self._encode(StepOutputs([], step.stats))
         for client, socket in enumerate(self._sockets):
             share = shares.get(client)

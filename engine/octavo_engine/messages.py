@@ -41,9 +41,13 @@ class AbortRequests(msgspec.Struct, frozen=True, tag="abort"):
 
 
 class AbortClient(msgspec.Struct, frozen=True, tag="abort_client"):
-    """Forget every request of an API process that is gone."""
+    """Forget every request of an API process that is gone, also those that are read later.
+
+    They come through another socket than this message. ``incarnation``: how many stood in its place before.
+    """
 
     client: int
+    incarnation: int
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
@@ -53,15 +57,18 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
 CoreRequest = AddRequest | AbortRequests | AbortClient | Shutdown
 
 
-def id_prefix(client: int) -> str:
+def id_prefix(client: int, incarnation: int) -> str:
     """What the request ids of API process ``client`` begin with, so that its outputs find back to it."""
-    return f"{client}/"
+    return f"{client}.{incarnation}/"
 
 
-def client_of(request_id: str) -> int:
-    """The API process that asked; 0 for an id without a prefix."""
-    client, slash, _ = request_id.partition("/")
-    return int(client) if slash else 0
+def origin_of(request_id: str) -> tuple[int, int]:
+    """The API process that asked, and its incarnation; zeros for an id without a prefix."""
+    prefix, slash, _ = request_id.partition("/")
+    if not slash:
+        return 0, 0
+    client, _, incarnation = prefix.partition(".")
+    return int(client), int(incarnation)
 
 
 # ---- core -> API process ---------------------------------------------------------------------------------

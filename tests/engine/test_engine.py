@@ -22,7 +22,7 @@ from octavo_engine.config import EngineConfig, ModelConfig
 from octavo_engine.engine import EngineCore
 from octavo_engine.errors import ConfigError, OutOfMemory
 from octavo_engine.fake_runner import FakeRunner
-from octavo_engine.messages import AddRequest, SequenceOutput, StepInput, StepResult
+from octavo_engine.messages import AddRequest, SequenceOutput, StepInput, StepResult, id_prefix
 
 ROOMY = engine_config(blocks=400)
 
@@ -273,6 +273,18 @@ def test_a_sequence_that_the_runner_cannot_serve_fails_alone(in_flight: int) -> 
     failed = [output for output in outputs if output.error]
     assert sorted((output.request_id, output.index) for output in failed) == [("bad", 0), ("bad", 1)]
     assert sum(len(output.token_ids) for output in outputs if output.request_id == "good") == 4
+
+
+def test_what_an_ended_api_process_asked_is_forgotten_whenever_it_is_read() -> None:
+    core, _ = start_engine(ROOMY)
+    ended, following, other = id_prefix(1, 3), id_prefix(1, 4), id_prefix(11, 0)
+    for name in (f"{ended}early", f"{following}early", f"{other}early", "plain"):
+        core.add(request(name, [1], max_tokens=2))
+    core.abort_client(1, 3)
+    for name in (f"{ended}late", f"{following}late", f"{id_prefix(1, 2)}late"):
+        core.add(request(name, [1], max_tokens=2))
+    answered = {output.request_id for output in drain(core)}
+    assert answered == {f"{following}early", f"{following}late", f"{other}early", "plain"}
 
 
 def test_the_clock_passed_in_tells_when_a_step_began() -> None:

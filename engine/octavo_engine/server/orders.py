@@ -14,6 +14,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
 
     options: ServerOptions
     client: int
+    incarnation: int  # how many workers stood in its place before
     address: ClientAddress
     listener: int
     log_level: int

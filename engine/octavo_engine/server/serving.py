@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from octavo_engine.core_client import CoreClient, CoreHealth
 from octavo_engine.errors import RequestError
-from octavo_engine.messages import AddRequest, Ready, id_prefix
+from octavo_engine.messages import AddRequest, Ready
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.server.errors import unavailable
 from octavo_engine.server.generation import Generation
@@ -177,7 +177,7 @@ class Serving:
             )
         self.check_queue(len(prompts))
         now = time.time()
-        request_id = id_prefix(self.core.link.client) + request_id
+        request_id = self.core.link.id_prefix + request_id
         adds = [
             AddRequest(
                 f"{request_id}-{position}" if len(prompts) > 1 else request_id,

@@ -124,12 +124,13 @@ class Supervisor:
 
     async def _keep(self, client: int) -> None:
         """Run a worker, and another in its place when it dies."""
-        failures = 0
+        failures = incarnation = 0
         while not self._over.done() and self._drain is None:
             began = time.monotonic()
-            worker = self._workers[client] = await self._start(client)
+            worker = self._workers[client] = await self._start(client, incarnation)
             code = await worker.watch()
-            self._clear_up(client, worker)
+            self._clear_up(client, incarnation, worker)
+            incarnation += 1
             failures = failures + 1 if time.monotonic() - began < _STEADY_SECONDS else 1
             if self._over.done() or self._core.died.done():
                 return
@@ -138,19 +139,20 @@ class Supervisor:
                 return
             _log.warning("API worker %d ended (%s); its requests are lost.", client, _manner(code))
 
-    def _clear_up(self, client: int, worker: _Worker) -> None:
+    def _clear_up(self, client: int, incarnation: int, worker: _Worker) -> None:
         """What a dead worker had asked for is freed, and its requests are active no more."""
         from prometheus_client.multiprocess import mark_process_dead
 
-        self._core.abort_client(client)
+        self._core.abort_client(client, incarnation)
         mark_process_dead(worker.process.pid, str(self._metrics))  # type: ignore[no-untyped-call]
 
-    async def _start(self, client: int) -> _Worker:
+    async def _start(self, client: int, incarnation: int) -> _Worker:
         listener = self._listeners[client - 1].fileno()
         ready = self._core.ready.result() if self._core.ready.done() else None
         spec = WorkerSpec(
             self._options,
             client,
+            incarnation,
             self._process.addresses[client],
             listener,
             logging.getLogger().level,

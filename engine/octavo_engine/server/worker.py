@@ -82,7 +82,7 @@ def main() -> None:
     first = FileIO(sys.stdin.fileno(), closefd=False).readline()  # unbuffered: what follows is for _obey
     spec = msgspec.json.decode(first, type=WorkerSpec)
     logging.basicConfig(level=spec.log_level, format="%(asctime)s %(levelname)s %(message)s")
-    link = CoreLink(spec.options.engine, spec.address, spec.client)
+    link = CoreLink(spec.options.engine, spec.address, spec.client, spec.incarnation)
     with runner() as loop:
         loop.run(_run(spec, link))
 
