@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -16,6 +16,7 @@ import jinja2.sandbox
 from octavo_engine.errors import ModelError, RequestError
 
 Message = dict[str, Any]
+_RESERVED = {"messages", "tools", "add_generation_prompt"}
 
 
 class _GenerationBlocks(jinja2.ext.Extension):
@@ -47,12 +48,23 @@ class ChatTemplate:
         *,
         tools: list[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
-        **variables: Any,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt's text. Errors: :class:`RequestError` when the template refuses the messages."""
-        known = {**self._special_tokens, **variables, "messages": messages, "tools": tools}
+        """The prompt's text. ``variables``: what else the template may ask for, under any name.
+
+        Errors: :class:`RequestError` when the template refuses the messages.
+        """
+        variables = variables or {}
+        reserved = _RESERVED & set(variables)
+        if reserved:
+            raise RequestError(
+                f"chat_template_kwargs must not set {', '.join(sorted(reserved))}.",
+                param="chat_template_kwargs",
+            )
+        known = {"messages": messages, "tools": tools, "add_generation_prompt": add_generation_prompt}
         try:
-            return self._template.render(**known, add_generation_prompt=add_generation_prompt)
+            # not as keywords: a variable may be called self
+            return self._template.render({**self._special_tokens, **variables, **known})
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, ArithmeticError) as error:
             raise RequestError(
                 f"The model's chat template does not accept these messages: {str(error).rstrip('.')}.",

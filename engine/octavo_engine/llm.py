@@ -121,9 +121,7 @@ class LLM:
         conversations = cast("Sequence[Sequence[Message]]", [messages] if single else messages)
         prompts: list[Prompt] = []
         for conversation in conversations:
-            text = tokenizer.render_chat(
-                conversation, tools, add_generation_prompt, **(chat_template_kwargs or {})
-            )
+            text = tokenizer.render_chat(conversation, tools, add_generation_prompt, chat_template_kwargs)
             ids = tokenizer.encode(text, add_special_tokens=False)
             prompts.append({"prompt": text, "prompt_token_ids": ids})
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)

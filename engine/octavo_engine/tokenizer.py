@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,9 @@ class Tokenizer:
         messages: Sequence[Message],
         tools: list[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
-        **kwargs: Any,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The text of a conversation as the model was taught to read it.
+        """The text of a conversation as the model was taught to read it; its template may use ``variables``.
 
         Errors: :class:`RequestError` when the model has no template or the template refuses the messages.
         """
@@ -74,17 +74,20 @@ class Tokenizer:
                 "or start the server with --chat-template FILE.",
                 param="messages",
             )
-        return self._chat.render(messages, tools=tools, add_generation_prompt=add_generation_prompt, **kwargs)
+        return self._chat.render(
+            messages, tools=tools, add_generation_prompt=add_generation_prompt, variables=variables
+        )
 
     def apply_chat_template(
         self,
         messages: Sequence[Message],
+        /,
         tools: list[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
-        **kwargs: Any,
+        **variables: Any,
     ) -> list[int]:
         """The token ids of a conversation; errors as :meth:`render_chat`."""
-        text = self.render_chat(messages, tools, add_generation_prompt, **kwargs)
+        text = self.render_chat(messages, tools, add_generation_prompt, variables)
         return self.encode(text, add_special_tokens=False)
 
 

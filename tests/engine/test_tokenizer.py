@@ -89,6 +89,26 @@ def test_templates_may_use_what_model_authors_use(template: str, expected: str) 
 
 
 @pytest.mark.parametrize(
+    "name", ["self", "source", "conversation", "variables", "kwargs", "special_tokens", "loop", "not a name"]
+)
+def test_variables_for_a_template_may_have_any_name(name: str) -> None:
+    template = "{{ messages[0].content }}{% if again %}{{ again }}{% endif %}"
+    tokenizer = Tokenizer(tiny_tokenizer(), chat_template=template)
+    messages = [{"role": "user", "content": "hi"}]
+    variables: Any = {name: 1, "again": "!"}
+    assert tokenizer.render_chat(messages, variables=variables) == "hi!"
+    assert tokenizer.decode(tokenizer.apply_chat_template(messages, **variables)) == "hi!"
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt"])
+def test_variables_for_a_template_may_not_replace_what_is_asked(name: str) -> None:
+    tokenizer = Tokenizer(tiny_tokenizer(), chat_template="{{ messages }}")
+    with pytest.raises(RequestError, match=f"must not set {name}") as refusal:
+        tokenizer.render_chat([{"role": "user", "content": "hi"}], variables={name: []})
+    assert refusal.value.param == "chat_template_kwargs"
+
+
+@pytest.mark.parametrize(
     "template",
     [
         "{{ raise_exception('no system role') }}",

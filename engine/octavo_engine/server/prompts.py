@@ -10,8 +10,6 @@ from octavo_engine.server.protocol import ChatMessage, CompletionRequest
 from octavo_engine.server.serving import Prompt, Serving
 from octavo_engine.tokenizer import Tokenizer
 
-_RESERVED = {"messages", "tools", "add_generation_prompt"}
-
 
 async def completion_prompts(serving: Serving, request: CompletionRequest) -> list[Prompt]:
     """The prompts of /v1/completions. Errors: :class:`RequestError`."""
@@ -47,11 +45,6 @@ async def chat_prompt(
     """
     if not messages:
         raise RequestError("messages is empty; it must hold at least one message.", param="messages")
-    reserved = _RESERVED & set(variables)
-    if reserved:
-        raise RequestError(
-            f"chat_template_kwargs must not set {', '.join(sorted(reserved))}.", param="chat_template_kwargs"
-        )
     if continue_final_message and add_generation_prompt:
         raise RequestError(
             "continue_final_message goes on with the last message, and add_generation_prompt begins another; "
@@ -63,7 +56,7 @@ async def chat_prompt(
     tokenizer = serving.tokenizer
 
     def token_ids() -> list[int]:
-        text = tokenizer.render_chat(rendered, None, begin, **variables)
+        text = tokenizer.render_chat(rendered, None, begin, variables)
         if continue_final_message:
             text = _within_last_message(text, rendered[-1])
         return tokenizer.encode(text, add_special_tokens=False)

@@ -204,3 +204,11 @@ def test_a_body_needs_no_content_type(server: RunningServer) -> None:
         "/v1/completions", content=json.dumps({"prompt": "a", "max_tokens": 1}).encode()
     )
     assert answer.status_code == 200
+
+
+def test_variables_of_the_template_may_be_called_as_the_servers_own_are(server: RunningServer) -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    names = ("self", "serving", "messages_", "tokenizer", "variables")
+    for path in ("/tokenize", "/v1/chat/completions"):
+        answer = server.client.post(path, json={**body, "chat_template_kwargs": dict.fromkeys(names, 1)})
+        assert answer.status_code == 200, answer.text
