@@ -6,6 +6,7 @@ but are not built yet are refused with a sentence: silence would be a lie.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
@@ -40,6 +41,7 @@ UNBUILT = {
     "mm_processor_kwargs": "Images and audio are not supported",
     "lora_request": "LoRA adapters are not supported yet",
 }
+_TOKEN_ID = re.compile("0|[1-9][0-9]{0,9}")
 _NOTHING: tuple[object, ...] = (None, False, "", "none", "auto")  # values by which a client asks for nothing
 
 Body = TypeVar("Body", bound="_Request")
@@ -72,7 +74,7 @@ class GenerationRequest(_Request):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[str, Any] | None = None  # checked by _logit_bias, which ends at the first fault
     seed: int | None = None
     stop: str | Many[str] | None = Field(None, description="a string or a list of strings")
     stop_token_ids: Many[int] | None = None
@@ -199,21 +201,21 @@ def sampling_params(request: GenerationRequest, defaults: dict[str, Any], **give
     return SamplingParams(**{**defaults, **asked, **given})
 
 
-def _logit_bias(bias: dict[str, float] | None) -> dict[int, float] | None:
+def _logit_bias(bias: dict[str, Any] | None) -> dict[int, float] | None:
     if not bias:
         return None
-    try:
-        return {int(token_id): value for token_id, value in bias.items()}
-    except ValueError as error:
-        raise RequestError(
-            f"logit_bias must map token ids to numbers; {_shown(next(k for k in bias if not _is_int(k)))} "
-            "is no token id.",
-            param="logit_bias",
-        ) from error
-
-
-def _is_int(text: str) -> bool:
-    return text.isdecimal()
+    for token_id, value in bias.items():
+        if not _TOKEN_ID.fullmatch(token_id):  # two spellings of one id would overwrite each other in silence
+            raise RequestError(
+                f"logit_bias must map token ids to numbers; {_shown(token_id)} is no token id; write it in "
+                "plain digits, without zeros before it.",
+                param="logit_bias",
+            )
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise RequestError(
+                f"logit_bias of token {token_id} must be a number, not {_shown(value)}.", param="logit_bias"
+            )
+    return {int(token_id): value for token_id, value in bias.items()}
 
 
 def _refuse_unbuilt(fields: dict[str, Any], unbuilt: dict[str, str]) -> None:

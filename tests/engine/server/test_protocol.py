@@ -130,6 +130,28 @@ def test_spellings_of_the_api_become_those_of_the_engine() -> None:
     assert params == SamplingParams(stop=("x",), logit_bias={5: -3.0}, stop_token_ids=(7,), max_tokens=9)
 
 
+@pytest.mark.parametrize(
+    "token_id",
+    ["9" * 5000, "1_0", "\uff11\uff12", "01", "-0", "+1", " 1", "1\n", "1.0", "x", "", "12345678901"],
+)
+def test_a_bias_names_its_token_in_plain_digits(token_id: str) -> None:
+    """Whatever else int() reads is refused: "1" and "01" would be two biases of one token."""
+    body = {"prompt": "a", "logit_bias": {"1": 1, token_id: 2}}
+    with pytest.raises(RequestError, match="is no token id") as refusal:
+        sampling_params(parse(CompletionRequest, json.dumps(body).encode()), {})
+    assert refusal.value.param == "logit_bias"
+    assert json.dumps(token_id, ensure_ascii=False)[:70] in str(refusal.value)
+    assert len(str(refusal.value)) < 250
+
+
+@pytest.mark.parametrize("value", [None, True, "1", [], {"a": 1}])
+def test_a_bias_is_a_number(value: object) -> None:
+    body = {"prompt": "a", "logit_bias": {"0": 1.5, "12": value}}
+    with pytest.raises(RequestError, match="logit_bias of token 12 must be a number") as refusal:
+        sampling_params(parse(CompletionRequest, json.dumps(body).encode()), {})
+    assert refusal.value.param == "logit_bias"
+
+
 @pytest.mark.parametrize("name", ["tools", "functions", "guided_json", "web_search_options", "audio"])
 def test_a_field_that_is_not_built_is_refused_by_name(name: str) -> None:
     with pytest.raises(RequestError, match=f"leave out {name}") as refusal:
