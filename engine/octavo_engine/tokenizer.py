@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from octavo_engine.errors import ModelError, RequestError
 from octavo_engine.gguf_header import read_gguf_header
 from octavo_engine.gguf_tokenizer import tokenizer_from_gguf
 from octavo_engine.model_source import resolve
+from octavo_engine.token_length import token_length
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -34,15 +36,17 @@ class Tokenizer:
         self._chat = ChatTemplate(chat_template, self._special_tokens) if chat_template else None
         self.eos_token_ids = list(eos_token_ids)
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        self._token_length = token_length(backend)
 
     def with_chat_template(self, source: str) -> Tokenizer:
         """The same tokenizer with another chat template."""
-        return Tokenizer(
-            self._backend,
-            eos_token_ids=self.eos_token_ids,
-            special_tokens=self._special_tokens,
-            chat_template=source,
-        )
+        other = copy.copy(self)
+        other._chat = ChatTemplate(source, self._special_tokens)
+        return other
+
+    def fewest_tokens(self, text: str) -> int:
+        """Tokens that ``text`` has at least, told without tokenizing it; 0 when that cannot be told."""
+        return self._token_length.fewest_tokens(text) if self._token_length else 0
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         ids: list[int] = self._backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids

@@ -94,6 +94,21 @@ def check_prompt(
         )
 
 
+def check_text(text: str, fewest_tokens: int, max_model_len: int) -> None:
+    """Raise :class:`RequestError` for a text that is too long however it is tokenized.
+
+    ``fewest_tokens``: how many it has at least.
+    """
+    if fewest_tokens > max_model_len:
+        raise RequestError(
+            f"The prompt has {len(text)} characters, which are {fewest_tokens} tokens or more, but this "
+            f"model's maximum context length is {max_model_len} tokens, of "
+            "which the answer needs at least one.",
+            param="prompt",
+            code="context_length_exceeded",
+        )
+
+
 def _check_logit_bias(bias: dict[int, float], vocab_size: int | None) -> None:
     _check_token_ids("logit_bias", list(bias), vocab_size)
     for token_id, value in bias.items():

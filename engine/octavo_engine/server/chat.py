@@ -13,7 +13,7 @@ from octavo_engine.messages import TokenLogprobs
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.server.generation import Delta, Generation
 from octavo_engine.server.logprobs import chat_logprobs, prompt_logprobs
-from octavo_engine.server.prompts import chat_prompt, shortened
+from octavo_engine.server.prompts import chat_prompt, room_for_text, shortened
 from octavo_engine.server.protocol import ChatRequest, sampling_params
 from octavo_engine.server.serving import Prompt, Serving, new_id
 from octavo_engine.server.stream import DONE, ChunkEncoder
@@ -102,12 +102,14 @@ async def begin_chat(serving: Serving, request: ChatRequest, arrived: float) -> 
     model = serving.check_model(request.model)
     _check_top_logprobs(request)
     asked = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
+    serving.check_queue(1)  # templates and tokenizing are work too
     prompt = await chat_prompt(
         serving,
         request.messages,
         add_generation_prompt=request.add_generation_prompt,
         continue_final_message=request.continue_final_message,
         variables=request.chat_template_kwargs or {},
+        room=room_for_text(serving, request),
     )
     max_model_len = serving.ready.max_model_len
     prompts = shortened([prompt], request.truncate_prompt_tokens, max_model_len, asked)

@@ -12,7 +12,7 @@ from octavo_engine.errors import RequestError
 from octavo_engine.messages import TokenLogprobs
 from octavo_engine.server.generation import Delta, Generation
 from octavo_engine.server.logprobs import completion_logprobs, prompt_logprobs
-from octavo_engine.server.prompts import completion_prompts, prompt_text, shortened
+from octavo_engine.server.prompts import completion_prompts, num_prompts, prompt_text, shortened
 from octavo_engine.server.protocol import CompletionRequest, sampling_params
 from octavo_engine.server.serving import Prompt, Serving, new_id
 from octavo_engine.server.stream import DONE, ChunkEncoder
@@ -122,6 +122,7 @@ async def begin_completion(
     model = serving.check_model(request.model)
     _check(request)
     max_model_len = serving.ready.max_model_len
+    serving.check_queue(num_prompts(request))  # tokenizing is work too
     prompts = shortened(
         await completion_prompts(serving, request),
         request.truncate_prompt_tokens,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from octavo_engine.errors import RequestError
-from octavo_engine.server.protocol import ChatMessage, CompletionRequest
+from octavo_engine.server.protocol import ChatMessage, CompletionRequest, GenerationRequest
 from octavo_engine.server.serving import Prompt, Serving
 from octavo_engine.tokenizer import Tokenizer
 
@@ -15,8 +15,9 @@ async def completion_prompts(serving: Serving, request: CompletionRequest) -> li
     """The prompts of /v1/completions. Errors: :class:`RequestError`."""
     prompt = request.prompt
     special = request.add_special_tokens is not False
+    room = room_for_text(serving, request)
     if isinstance(prompt, str):
-        return [await serving.encode(prompt, special)]
+        return [await serving.encode(prompt, special, room)]
     if not prompt:
         raise RequestError(
             "The prompt is an empty list; it must hold at least one token or text.", param="prompt"
@@ -24,10 +25,21 @@ async def completion_prompts(serving: Serving, request: CompletionRequest) -> li
     if isinstance(prompt[0], int):
         return [Prompt([token for token in prompt if isinstance(token, int)])]
     return [
-        await serving.encode(entry, special) if isinstance(entry, str) else Prompt(entry)
+        await serving.encode(entry, special, room) if isinstance(entry, str) else Prompt(entry)
         for entry in prompt
         if not isinstance(entry, int)
     ]
+
+
+def room_for_text(serving: Serving, request: GenerationRequest) -> int | None:
+    """The tokens that a prompt's text must fit into; None when it is cut after it was tokenized."""
+    return serving.ready.max_model_len if request.truncate_prompt_tokens is None else None
+
+
+def num_prompts(request: CompletionRequest) -> int:
+    """How many prompts the request has, known before they are tokenized."""
+    prompt = request.prompt
+    return 1 if not prompt or isinstance(prompt, str) or isinstance(prompt[0], int) else len(prompt)
 
 
 async def chat_prompt(
@@ -37,10 +49,12 @@ async def chat_prompt(
     add_generation_prompt: bool | None,
     continue_final_message: bool | None,
     variables: dict[str, Any],
+    room: int | None = None,
 ) -> Prompt:
     """The conversation as the model's template spells it, tokenized beside the event loop.
 
     ``continue_final_message``: it ends within the last message, for the model to go on from there.
+    ``room``: tokens that a text must have no more of, when it has to fit.
     Errors: :class:`RequestError`.
     """
     if not messages:
@@ -59,6 +73,7 @@ async def chat_prompt(
         text = tokenizer.render_chat(rendered, None, begin, variables)
         if continue_final_message:
             text = _within_last_message(text, rendered[-1])
+        serving.check_text(text, room)
         return tokenizer.encode(text, add_special_tokens=False)
 
     return Prompt(await serving.in_thread(token_ids))

@@ -22,7 +22,7 @@ from octavo_engine.server.metrics import Metrics
 from octavo_engine.server.options import ServerOptions
 from octavo_engine.server.protocol import GenerationRequest
 from octavo_engine.tokenizer import Tokenizer
-from octavo_engine.validation import check_prompt, check_sampling_params
+from octavo_engine.validation import check_prompt, check_sampling_params, check_text
 
 Result = TypeVar("Result")
 
@@ -150,8 +150,18 @@ class Serving:
         """Tokenizing and templates run beside the event loop: a long prompt must not hold up the streams."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
-    async def encode(self, text: str, add_special_tokens: bool) -> Prompt:
+    async def encode(self, text: str, add_special_tokens: bool, room: int | None = None) -> Prompt:
+        """``room``: tokens that the text must fit into; None: any text will do.
+
+        Errors: :class:`RequestError`, before anything is tokenized: a text of megabytes would take minutes.
+        """
+        self.check_text(text, room)
         return Prompt(await self.in_thread(self.tokenizer.encode, text, add_special_tokens), text)
+
+    def check_text(self, text: str, room: int | None) -> None:
+        """Errors: :class:`RequestError` for a text of more than ``room`` tokens, however it is tokenized."""
+        if room is not None:
+            check_text(text, self.tokenizer.fewest_tokens(text), room)
 
     def generation(
         self,

@@ -25,6 +25,20 @@ ERRORS: list[tuple[str, dict[str, Any], int, str | None, str]] = [
         "has 5000 tokens, but this model's maximum context length is 4096",
     ),
     (
+        "a text that is too long however it is tokenized",
+        {"prompt": "x" * (7 * 4096 + 1)},  # the longest token has 7 characters
+        400,
+        "prompt",
+        "28673 characters, which are 4097 tokens or more, but this model's maximum context length is 4096",
+    ),
+    (
+        "such a text among others",
+        {"prompt": ["a", "x" * 100_000]},
+        400,
+        "prompt",
+        "The prompt has 100000 characters",
+    ),
+    (
         "no room for the answer",
         {"max_tokens": 5000},
         400,

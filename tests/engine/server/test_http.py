@@ -212,3 +212,18 @@ def test_variables_of_the_template_may_be_called_as_the_servers_own_are(server: 
     for path in ("/tokenize", "/v1/chat/completions"):
         answer = server.client.post(path, json={**body, "chat_template_kwargs": dict.fromkeys(names, 1)})
         assert answer.status_code == 200, answer.text
+
+
+def test_a_text_of_any_length_may_be_counted_or_cut(server: RunningServer) -> None:
+    long = "x" * 50_000
+    assert server.client.post("/tokenize", json={"prompt": long}).json()["count"] == 50_000
+    assert complete(server, prompt=long, truncate_prompt_tokens=10)["usage"]["prompt_tokens"] == 10
+    messages = [{"role": "user", "content": long}]
+    assert server.client.post("/tokenize", json={"messages": messages}).json()["count"] > 50_000
+    body = {"messages": messages, "max_tokens": 1}
+    cut = server.client.post("/v1/chat/completions", json={**body, "truncate_prompt_tokens": 10})
+    assert cut.json()["usage"]["prompt_tokens"] == 10
+    whole = server.client.post("/v1/chat/completions", json=body)
+    assert whole.status_code == 400
+    assert whole.json()["error"]["code"] == "context_length_exceeded"
+    assert "characters, which are" in whole.json()["error"]["message"]

@@ -142,6 +142,11 @@ def test_a_full_queue_answers_429_and_a_missing_key_401(start: Start) -> None:
     server.gate.touch()
     streams = _fill(server)
     full = server.client.post("/v1/completions", json=STREAM)
+    long = "x" * 10_000  # would be refused for its length, if it were tokenized
+    too_long = [
+        server.client.post("/v1/completions", json={"prompt": [long]}),
+        server.client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": long}]}),
+    ]
     server.client.headers = httpx.Headers({"Authorization": "Bearer wrong"})
     wrong = server.client.get("/v1/models")
     server.client.headers = httpx.Headers()
@@ -153,6 +158,7 @@ def test_a_full_queue_answers_429_and_a_missing_key_401(start: Start) -> None:
     assert full.status_code == 429
     assert full.headers["retry-after"] == "1"
     assert full.json()["error"]["code"] == "queue_full"
+    assert [answer.status_code for answer in too_long] == [429, 429]
     assert [wrong.status_code, missing.status_code] == [401, 401]
     assert open_to_all == [200, 200, 200]
 
