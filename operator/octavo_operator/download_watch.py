@@ -10,7 +10,7 @@ import msgspec
 from octavo_operator.downloads import Downloads, is_fetching, parse
 from octavo_operator.names import PORT, Key
 from octavo_operator.observed import Pod
-from octavo_operator.pod_answer import read
+from octavo_operator.pod_answer import read, url
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +50,8 @@ class DownloadWatch:
         await asyncio.gather(*(self._ask(session, pod) for pod in fetching))
 
     async def _ask(self, session: aiohttp.ClientSession, pod: Pod) -> None:
-        host = f"[{pod.status.pod_ip}]" if ":" in pod.status.pod_ip else pod.status.pod_ip
         try:
-            async with session.get(f"http://{host}:{self._port}/health") as answer:
+            async with session.get(url(pod, self._port, "/health")) as answer:
                 download = parse(await read(answer, LONGEST))
         except (TimeoutError, aiohttp.ClientError, msgspec.MsgspecError) as error:
             log.debug("download of %s/%s: %r", pod.namespace, pod.name, error)

@@ -2,6 +2,14 @@
 
 import aiohttp
 
+from octavo_operator.observed import Pod
+
+
+def url(pod: Pod, port: int, path: str) -> str:
+    """Where a pod that has an address is asked."""
+    host = f"[{pod.status.pod_ip}]" if ":" in pod.status.pod_ip else pod.status.pod_ip
+    return f"http://{host}:{port}{path}"
+
 
 async def read(answer: aiohttp.ClientResponse, longest: int) -> bytes:
     """The whole body.

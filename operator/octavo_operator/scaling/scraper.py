@@ -9,7 +9,7 @@ import aiohttp
 
 from octavo_operator.names import PORT, Key
 from octavo_operator.observed import Pod
-from octavo_operator.pod_answer import read
+from octavo_operator.pod_answer import read, url
 from octavo_operator.scaling.samples import PodName, Sample, Samples, parse
 from octavo_operator.telemetry import Telemetry
 
@@ -81,9 +81,8 @@ class Scraper:
 
     async def _scrape(self, session: aiohttp.ClientSession, pod: Pod) -> None:
         self._tried[pod.namespace, pod.name] = time.monotonic()
-        host = f"[{pod.status.pod_ip}]" if ":" in pod.status.pod_ip else pod.status.pod_ip
         try:
-            async with session.get(f"http://{host}:{self._port}/metrics") as answer:
+            async with session.get(url(pod, self._port, "/metrics")) as answer:
                 answer.raise_for_status()
                 values = parse((await read(answer, LONGEST)).decode())
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
