@@ -244,13 +244,19 @@ def test_nobody_finds_what_a_failed_sequence_computed(chunks: int, found: bool) 
     assert scheduler.stats(0).num_running == 1
 
 
-def test_a_sequence_that_fails_while_it_is_preempted_is_not_found_either() -> None:
+def preempted_in_flight() -> tuple[Scheduler, list[StepInput]]:
+    """ "b" has given way to "a"; the steps that were launched before are still at work."""
     scheduler = scheduler_of(blocks=10, max_num_batched_tokens=200)
     scheduler.add(request("a", [1] * 76, max_tokens=None))
     scheduler.add(request("b", [2] * 47, max_tokens=None))
     launched = []
     while not scheduler.stats(0).preemptions:
         launched.append(step_of(scheduler))
+    return scheduler, launched
+
+
+def test_a_sequence_that_fails_while_it_is_preempted_is_not_found_either() -> None:
+    scheduler, launched = preempted_in_flight()
     (victim,) = scheduler.batch.waiting
     scheduler.update(StepResult(launched[0].step_id, [], {victim.seq_id: "Not a number."}))
     scheduler.abort("a")
@@ -310,12 +316,7 @@ def test_nothing_is_admitted_in_a_step_in_which_blocks_ran_out() -> None:
 
 
 def test_a_preempted_sequence_waits_for_its_token_in_flight() -> None:
-    scheduler = scheduler_of(blocks=10, max_num_batched_tokens=200)
-    scheduler.add(request("a", [1] * 76, max_tokens=None))
-    scheduler.add(request("b", [2] * 47, max_tokens=None))
-    launched = []
-    while not scheduler.stats(0).preemptions:
-        launched.append(step_of(scheduler))
+    scheduler, launched = preempted_in_flight()
     scheduler.abort("a")
     assert scheduler.schedule() is None
     for step in launched:

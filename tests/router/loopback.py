@@ -80,6 +80,20 @@ def sends(data: bytes, *, then_close: bool = False) -> Behaviour:
     return behave
 
 
+def once_per_connection() -> Behaviour:
+    """Answers a connection's first request; closes it as the second comes."""
+    served = set()
+
+    async def behave(call: Call) -> None:
+        if call.writer in served:
+            call.reset()
+            return
+        served.add(call.writer)
+        await answers()(call)
+
+    return behave
+
+
 async def resets(call: Call) -> None:
     call.reset()
 

@@ -13,6 +13,7 @@ from tests.router.loopback import (
     Pod,
     answers,
     body_for,
+    once_per_connection,
     request_bytes,
     resets,
     running_pods,
@@ -44,16 +45,7 @@ async def test_the_request_reaches_the_pod_as_it_was_sent() -> None:
 
 
 async def test_a_connection_that_closes_as_the_request_goes_out_is_no_fault_of_the_pod() -> None:
-    served = set()
-
-    async def once_per_connection(call: Call) -> None:
-        if call.writer in served:
-            call.reset()
-            return
-        served.add(call.writer)
-        await answers()(call)
-
-    async with running_pods(once_per_connection) as pods, running_router() as router:
+    async with running_pods(once_per_connection()) as pods, running_router() as router:
         router.serve("m", *pods)
         client = await router.client()
         assert [(await client.post(M)).status for _ in range(4)] == [200] * 4
@@ -162,16 +154,7 @@ async def test_a_client_that_reads_the_end_slowly_does_not_hold_up_the_next_one(
 
 
 async def test_each_pod_may_close_an_idle_connection_as_the_request_goes_out() -> None:
-    served = set()
-
-    async def once_per_connection(call: Call) -> None:
-        if call.writer in served:
-            call.reset()
-            return
-        served.add(call.writer)
-        await answers()(call)
-
-    async with running_pods(once_per_connection, once_per_connection) as pods, running_router() as router:
+    async with running_pods(once_per_connection(), once_per_connection()) as pods, running_router() as router:
         router.serve("m", *pods)
         assert [(await router.post(M)).status for _ in range(2)] == [200] * 2
         assert [len(pod.calls) for pod in pods] == [1, 1], "an idle connection to each"
