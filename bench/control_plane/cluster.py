@@ -117,8 +117,8 @@ class Watcher:
         return (collection, name) in self.changes
 
     def reported(self, name: str) -> bool:
-        """Whether the operator has written the resource's status."""
-        return bool(self.objects.get((RESOURCES, name), {}).get("observedGeneration"))
+        """Whether the operator has written the resource's status, which begins with -1."""
+        return int(self.objects.get((RESOURCES, name), {}).get("observedGeneration", -1)) > 0
 
     def ready(self, name: str) -> bool:
         found = self.objects.get((RESOURCES, name), {}).get("conditions", [])

@@ -13,9 +13,10 @@ METRICS: Mapping[str, str] = {
     KV_CACHE_USAGE: "Share of the KV cache in use, 0 to 1.",
 }
 STALE_SECONDS = 5.0
-WINDOW = 5
-"""Samples, one a second, whose mean an HPA is told: what it hears lags by two seconds, and a burst of less
-than a second does not make it start pods."""
+WINDOW = 3
+"""Samples whose mean an HPA is told: a burst that one of them sees does not make it start pods."""
+WINDOW_SECONDS = 2.0
+"""Samples that are older than the last by this or more do not count: a gap ends the window."""
 _READ = frozenset({*METRICS, PROMPT_TOKENS})
 
 PodName = tuple[str, str]
@@ -53,7 +54,7 @@ class Samples:
         sample = self.latest(pod, now)
         if sample is None or metric not in sample.values:
             return None
-        since = sample.at - WINDOW
+        since = sample.at - WINDOW_SECONDS
         values = [s.values[metric] for s in self._latest[pod] if s.at > since and metric in s.values]
         return sum(values) / len(values), sample.at
 

@@ -1,4 +1,4 @@
-"""Asks ready engine pods for their metrics once a second, while somebody asks this replica for them."""
+"""Asks ready engine pods for their metrics every 0.75 s, while somebody asks this replica for them."""
 
 import asyncio
 import logging
@@ -15,9 +15,11 @@ from octavo_operator.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
-INTERVAL = 1.0  # seconds
+INTERVAL = 0.75
+"""Seconds. The mean of three samples is 0.75 s older than the last one, and the last up to 0.75 s old: what
+an HPA hears is at most 1.5 s old, which leaves half a second of the two for slow pods."""
 INTEREST = 60.0  # seconds; an HPA asks every 15
-TIMEOUT = aiohttp.ClientTimeout(total=INTERVAL)  # one slow pod must not age the others' samples
+TIMEOUT = aiohttp.ClientTimeout(total=1.0)  # one slow pod must not age the others' samples
 AT_ONCE = 64
 LONGEST = 1 << 20  # bytes of an answer
 
@@ -58,7 +60,7 @@ class Scraper:
         return sample.values if sample else None
 
     async def freshen(self, pods: Iterable[Pod]) -> None:
-        """Scrape those that nobody has scraped for a second, and all of them regularly from now on."""
+        """Scrape those that nobody has scraped lately, and all of them regularly from now on."""
         now, found = time.monotonic(), list(pods)
         self._interest.update((pod.key, now) for pod in found)
         due = [p for p in found if now - self._tried.get((p.namespace, p.name), -INTEREST) > 1.5 * INTERVAL]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from octavo_operator.names import KV_CACHE_USAGE, REQUESTS_WAITING
 from octavo_operator.scaling.documents import Value, discovery, quantity, value_list
 from octavo_operator.scaling.samples import STALE_SECONDS, Sample, Samples, parse
+from octavo_operator.scaling.scraper import INTERVAL
 
 POD = ("default", "p")
 
@@ -45,9 +46,21 @@ def test_stale_samples_are_withheld(age: float, there: bool) -> None:
 
 def test_an_hpa_hears_the_mean_of_the_last_seconds_with_the_time_of_the_last() -> None:
     samples = Samples()
-    for second, waiting in enumerate([9.0, 0.0, 0.0, 10.0, 0.0, 5.0]):
-        samples.take(POD, Sample({REQUESTS_WAITING: waiting}, at=100 + second))
-    assert samples.get(POD, REQUESTS_WAITING, 105) == (3, 105)
+    for number, waiting in enumerate([9.0, 0.0, 4.0, 0.0, 5.0]):
+        samples.take(POD, Sample({REQUESTS_WAITING: waiting}, at=100 + number * INTERVAL))
+    last = 100 + 4 * INTERVAL
+    assert samples.get(POD, REQUESTS_WAITING, last) == (3, last)
+
+
+def test_what_an_hpa_hears_just_before_the_next_sample_is_less_than_two_seconds_old() -> None:
+    """The value of each sample is its time, so that a mean tells its own age."""
+    samples = Samples()
+    for number in range(10):
+        samples.take(POD, Sample({REQUESTS_WAITING: number * INTERVAL}, at=number * INTERVAL))
+    next_at = 10 * INTERVAL
+    heard = samples.get(POD, REQUESTS_WAITING, next_at)
+    assert heard is not None
+    assert next_at - heard[0] == 2 * INTERVAL < 2
 
 
 def test_samples_from_before_a_gap_do_not_count() -> None:
