@@ -35,12 +35,13 @@ from octavo_engine.config import (
     CacheDtype,
     EngineConfig,
     ModelConfig,
+    ParallelConfig,
     QuantizationMethod,
     SchedulerConfig,
 )
 from octavo_engine.engine import EngineCore
 from octavo_engine.messages import AddRequest
-from octavo_engine.runner.model_runner import ModelRunner
+from octavo_engine.runner.start import runner_for
 from octavo_engine.sampling_params import SamplingParams
 
 Figure = tuple[str, float, str]  # name, value, what was done
@@ -179,7 +180,7 @@ class Bench:
 
 
 def configuration(
-    folder: str, quantization: QuantizationMethod | None = None, cache: CacheDtype = "auto"
+    folder: str, quantization: QuantizationMethod | None = None, cache: CacheDtype = "auto", tensor: int = 1
 ) -> EngineConfig:
     write_config(Path(folder))
     batch = usual_batch_size("cuda")
@@ -196,16 +197,17 @@ def configuration(
         scheduler=SchedulerConfig(
             max_num_seqs=batch.sequences, max_num_batched_tokens=batch.tokens, max_waiting=1 << 30
         ),
+        parallel=ParallelConfig(tensor=tensor),
     )
 
 
 @contextmanager
 def engine(
-    quantization: QuantizationMethod | None = None, cache: CacheDtype = "auto"
+    quantization: QuantizationMethod | None = None, cache: CacheDtype = "auto", tensor: int = 1
 ) -> Iterator[EngineCore]:
     with tempfile.TemporaryDirectory() as folder:
-        config = configuration(folder, quantization, cache)
-        core = EngineCore(config, ModelRunner(config))
+        config = configuration(folder, quantization, cache, tensor)
+        core = EngineCore(config, runner_for(config))
         ready = core.start()
         print(f"{ready.num_blocks} blocks, loaded in {ready.load_seconds:.1f} s", flush=True)
         yield core

@@ -2,8 +2,8 @@
 
 Usage: PYTHONPATH=engine:. python bench/gpu_parallel.py [--runs 1] [--only PART ...] [--result engine-h100-x2]
 Parts: tests (logits of TP 2 and PP 2 against one rank), one, tp2, pp2, big (70B's shape in FP8), server (from
-a process's start to its first token, and from a rank's death to the engine's end). Each part has processes of
-its own. Figures go to bench/results/RESULT.json as they are known; a short table is printed last.
+a process's start to its first token, and from a rank's death or stop to the engine's end). Each part has
+processes of its own. Figures go to bench/results/RESULT.json as they are known; a table is printed last.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from gpu import BATCHES, OUTPUT, PROMPT, REQUESTS, Bench
 from gpu_http import free_port
 from gpu_model import LLAMA_3_1_8B, write_model
 from gpu_timing import copy_bandwidth
+from octavo_engine.batch_size import usual_batch_size
 from octavo_engine.config import EngineConfig, ModelConfig, ParallelConfig, SchedulerConfig
 from octavo_engine.engine import EngineCore
 from octavo_engine.runner.start import runner_for
@@ -40,11 +41,11 @@ LLAMA_3_1_70B = LLAMA_3_1_8B | {
     "num_hidden_layers": 80,
     "num_attention_heads": 64,
 }
-SETUPS: dict[str, tuple[ParallelConfig, dict[str, Any], SchedulerConfig]] = {
-    "one": (ParallelConfig(), LLAMA_3_1_8B, SchedulerConfig(max_waiting=1 << 30)),
-    "tp2": (ParallelConfig(tensor=2), LLAMA_3_1_8B, SchedulerConfig(max_waiting=1 << 30)),
-    "pp2": (ParallelConfig(pipeline=2), LLAMA_3_1_8B, SchedulerConfig(max_waiting=1 << 30, max_num_seqs=512)),
-    "big": (ParallelConfig(tensor=2), LLAMA_3_1_70B, SchedulerConfig(max_num_seqs=64)),
+SETUPS: dict[str, tuple[ParallelConfig, dict[str, Any]]] = {
+    "one": (ParallelConfig(), LLAMA_3_1_8B),
+    "tp2": (ParallelConfig(tensor=2), LLAMA_3_1_8B),
+    "pp2": (ParallelConfig(pipeline=2), LLAMA_3_1_8B),
+    "big": (ParallelConfig(tensor=2), LLAMA_3_1_70B),
 }
 PARTS = ("tests", "server", "one", "tp2", "pp2", "big")
 LIMIT_SECONDS = 150  # of a part
@@ -56,35 +57,37 @@ def main() -> None:
         "--runs", type=int, default=1, help="counted runs of each figure, after one to warm up"
     )
     parser.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
     parser.add_argument("--result", default="engine-h100-x2")
     parser.add_argument("--part", choices=SETUPS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
-        measure(arguments.part, arguments.runs)
+        measure(arguments.part, arguments.runs, arguments.batches)
         return
     results = Results(arguments.result, arguments.runs)
     for part in arguments.only:
         began = time.monotonic()
         print(f"== {part}", flush=True)
-        for figure, value, what in run_part(part, arguments.runs):
+        for figure, value, what in run_part(part, arguments.runs, arguments.batches):
             results.note(figure, value, what)
         print(f"== {part} took {time.monotonic() - began:.0f} s", flush=True)
     results.note_ratios()
     results.table()
 
 
-def run_part(part: str, runs: int) -> Iterator[tuple[str, float, str]]:
+def run_part(part: str, runs: int, batches: list[int]) -> Iterator[tuple[str, float, str]]:
     if part == "tests":
         yield from tests()
     elif part == "server":
         yield from server()
     else:
-        yield from child(part, runs)
+        yield from child(part, runs, batches)
 
 
 # ---- a part in a process of its own ----------------------------------------------------------------------
-def child(part: str, runs: int) -> Iterator[tuple[str, float, str]]:
+def child(part: str, runs: int, batches: list[int]) -> Iterator[tuple[str, float, str]]:
     command = [sys.executable, __file__, "--part", part, "--runs", str(runs)]
+    command += ["--batches", *map(str, batches)]
     environment = dict(os.environ, CUDA_VISIBLE_DEVICES="0") if part == "one" else None
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         deadline = time.monotonic() + LIMIT_SECONDS
@@ -102,9 +105,10 @@ def child(part: str, runs: int) -> Iterator[tuple[str, float, str]]:
             print(f"FAILED {part}: exit code {process.returncode}", flush=True)
 
 
-def measure(part: str, runs: int) -> None:
+def measure(part: str, runs: int, batches: list[int]) -> None:
     """Print a JSON line a figure; the process ends without ado, as NCCL's own way out is slow."""
-    parallel, model, scheduler = SETUPS[part]
+    parallel, model = SETUPS[part]
+    batch = usual_batch_size("cuda")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(model))
         config = EngineConfig(
@@ -116,23 +120,27 @@ def measure(part: str, runs: int) -> None:
                 max_model_len=8192,
                 quantization="fp8" if part == "big" else None,
             ),
-            scheduler=scheduler,
+            scheduler=SchedulerConfig(
+                max_num_seqs=64 if part == "big" else batch.sequences,
+                max_num_batched_tokens=batch.tokens,
+                max_waiting=1 << 30,
+            ),
             parallel=parallel,
         )
         began = time.monotonic()
         core = EngineCore(config, runner_for(config))
         ready = core.start()
         print(f"{ready.num_blocks} blocks, started in {time.monotonic() - began:.1f} s", flush=True)
-        for figure, value, what in figures(part, Bench(core, runs)):
+        for figure, value, what in figures(part, Bench(core, runs), batches):
             print(json.dumps({"figure": figure, "value": value, "what": what}), flush=True)
         core.shutdown()
     os._exit(0)
 
 
-def figures(part: str, bench: Bench) -> Iterator[tuple[str, float, str]]:
+def figures(part: str, bench: Bench, batches: list[int]) -> Iterator[tuple[str, float, str]]:
     setup = {"one": "one GPU", "tp2": "TP 2", "pp2": "PP 2", "big": "70B's shape in FP8, TP 2"}[part]
     if part != "pp2":
-        for batch in (1, 32) if part == "big" else BATCHES:
+        for batch in (1, 32) if part == "big" else batches:
             yield f"tpot_ms.{part}.b{batch}", tpot(bench, batch), f"{setup}, {batch} requests at once"
     if part == "big":
         yield "weights_read_limit_ms.big", limit_ms(), "reading a rank's weights at the card's copy bandwidth"
@@ -165,14 +173,23 @@ def limit_ms() -> float:
 # ---- the tests and the server ----------------------------------------------------------------------------
 def tests() -> Iterator[tuple[str, float, str]]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu"]
-    done = subprocess.run([*command, "tests/engine/runner/parallel"], cwd=ROOT, check=False)
+    done = subprocess.run([*command, "tests/engine/runner/parallel/test_gpu.py"], cwd=ROOT, check=False)
     if done.returncode:
         print(f"FAILED tests: exit code {done.returncode}", flush=True)
     yield "tests_failed.tp2_pp2", float(done.returncode != 0), "logits of TP 2 and PP 2 against one rank"
 
 
 def server() -> Iterator[tuple[str, float, str]]:
-    """TP 2 over HTTP: the first token, then a rank is killed while a stream runs."""
+    """TP 2 over HTTP: the first token; a rank killed, in another server stopped, while a stream runs."""
+    start, killed = lose_a_rank(signal.SIGKILL)
+    yield "start_s.tp2", start, "TP 2: a server's start to its first token over HTTP"
+    yield "killed_s.tp2", killed, "TP 2: a rank's SIGKILL to the engine's end"
+    _, stopped = lose_a_rank(signal.SIGSTOP)
+    yield "stopped_s.tp2", stopped, "TP 2: a rank's SIGSTOP to the engine's end, which takes it for hung"
+
+
+def lose_a_rank(by: signal.Signals) -> tuple[float, float]:
+    """Seconds from the server's start to its first token, and from the rank's signal to the server's end."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
         write_model(Path(folder))
         port = free_port()
@@ -183,8 +200,7 @@ def server() -> Iterator[tuple[str, float, str]]:
             try:
                 wait_for_token(f"http://127.0.0.1:{port}", process)
                 start = time.monotonic() - began
-                yield "start_s.tp2", start, "TP 2: a server's start to its first token over HTTP"
-                yield "killed_s.tp2", kill_a_rank(port, process), "TP 2: a rank's SIGKILL to the engine's end"
+                lost = end_by_losing(by, port, process)
             finally:
                 process.kill()
         errors.seek(0)
@@ -192,6 +208,7 @@ def server() -> Iterator[tuple[str, float, str]]:
         print(
             f"exit code {process.returncode}; last line on stderr: {lines[-1] if lines else ''}", flush=True
         )
+    return start, lost
 
 
 def wait_for_token(url: str, process: subprocess.Popen[bytes]) -> None:
@@ -214,19 +231,24 @@ def complete(url: str, tokens: int) -> None:
         answer.read()
 
 
-def kill_a_rank(port: int, process: subprocess.Popen[bytes]) -> float:
+def end_by_losing(by: signal.Signals, port: int, process: subprocess.Popen[bytes]) -> float:
     stream = subprocess.Popen(
         [sys.executable, "-c", f"import gpu_parallel as g; g.complete('http://127.0.0.1:{port}', 8000)"],
         stderr=subprocess.DEVNULL,
         cwd=Path(__file__).parent,
     )
     time.sleep(5)  # the stream is under way
-    os.kill(worker_of(process.pid), signal.SIGKILL)
+    worker = worker_of(process.pid)
+    os.kill(worker, by)
     began = time.monotonic()
-    process.wait(60)
-    stream.kill()
-    stream.wait()
-    return time.monotonic() - began
+    try:
+        process.wait(60)
+        return time.monotonic() - began
+    finally:
+        stream.kill()
+        stream.wait()
+        if Path(f"/proc/{worker}").exists():
+            os.kill(worker, signal.SIGKILL)
 
 
 def worker_of(pid: int) -> int:

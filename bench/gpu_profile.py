@@ -1,6 +1,7 @@
 """Which kernels the GPU's time goes to, and how long it idles, in decode steps and in prompts.
 
-Usage: PYTHONPATH=engine python bench/gpu_profile.py [--batches 1 32 256] [--out FILE].
+Usage: PYTHONPATH=engine python bench/gpu_profile.py [--batches 1 32 256] [--tensor 1] [--out FILE].
+With several ranks it is the first one's GPU that is looked at.
 """
 
 from __future__ import annotations
@@ -59,10 +60,11 @@ def report(title: str, work: Callable[[], object]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32, 256])
+    parser.add_argument("--tensor", type=int, default=1, help="ranks that share each layer")
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
     parts = []
-    with engine() as core:
+    with engine(tensor=arguments.tensor) as core:
         bench = Bench(core, 1)
         for batch in arguments.batches:
             title = f"{batch} x 16 in, 40 out"

@@ -141,4 +141,8 @@ async def clear(session: aiohttp.ClientSession, namespace: str) -> None:
     for collection in (RESOURCES, *CHILDREN):
         timeout = aiohttp.ClientTimeout(total=None)
         query = {"labelSelector": "octavo.dev/deployment"} if collection != RESOURCES else {}
-        await session.delete(collection.format(namespace), params=query, timeout=timeout)
+        path, status = collection.format(namespace), 504
+        while status == 504:  # more than one request may delete within its time: the next goes on from there
+            async with session.delete(path, params=query, timeout=timeout, raise_for_status=False) as answer:
+                status = answer.status
+        answer.raise_for_status()

@@ -27,6 +27,7 @@ class FakeCluster:
         self.writes: list[str] = []
         self.events: list[Mapping[str, Any]] = []
         self.failures: dict[str, Exception] = {}  # by kind; raised by apply
+        self.kept: dict[str, Exception] = {}  # by kind; raised by delete
         self._version = 0
 
     def children(self, key: Key) -> dict[str, Child]:
@@ -54,6 +55,8 @@ class FakeCluster:
         return self._child(write.kind, key)
 
     async def delete(self, write: Delete) -> None:
+        if write.kind in self.kept:
+            raise self.kept[write.kind]
         self.writes.append(f"delete {write.kind}")
         self.objects.pop((write.kind, write.key), None)
 

@@ -118,6 +118,7 @@ class Reconciler:
             return_exceptions=True,
         )
         outcomes = list(zip(todo.applies, results, strict=False))
+        deletions = zip(todo.deletes, results[len(todo.applies) :], strict=True)
         await self._tell_repairs(llmd, [write for write, error in outcomes if error is None])
         blockers = [_taken(kind) for kind in todo.taken] + [_awaited(kind) for kind in todo.awaited]
         for write, error in outcomes:
@@ -125,6 +126,7 @@ class Reconciler:
                 blockers.append(_refusal(write, error))
             elif isinstance(error, ConflictError) and write.creates:
                 blockers += await self._make_way(llmd, write)
+        blockers += [_kept(write, error) for write, error in deletions if isinstance(error, RefusedError)]
         unexpected = [
             r for r in results if isinstance(r, Exception) and not isinstance(r, RefusedError | ConflictError)
         ]
@@ -228,3 +230,8 @@ def _awaited(kind: str) -> Cause:
 
 def _refusal(write: Apply, error: RefusedError) -> Cause:
     return Cause(REFUSED, f"{write.kind} was refused: {error}", final=True)
+
+
+def _kept(write: Delete, error: RefusedError) -> Cause:
+    text = f"the deletion of {write.kind} {write.key[1]}, which is no longer wanted, was refused: {error}"
+    return Cause(REFUSED, text, final=True)

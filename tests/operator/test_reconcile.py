@@ -158,6 +158,22 @@ async def test_what_the_api_server_refuses_is_told_once_and_tried_again(world: W
     assert world.reason == "Loading"
 
 
+async def test_a_deletion_that_is_refused_is_told_and_tried_again(world: World, make: Any) -> None:
+    world.hear(make(autoscaling={"maxReplicas": 4, "queueDepth": 4}))
+    assert await world.reconcile()
+    world.hear(make(replicas=1))
+    kind = "HorizontalPodAutoscaler"
+    world.cluster.kept[kind] = RefusedError(403, "Forbidden", "a policy keeps it")
+    assert not await world.reconcile()
+    assert world.reason == "ChildRefused"
+    assert world.cluster.events[-1]["message"] == (
+        f"the deletion of {kind} smollm2, which is no longer wanted, was refused: a policy keeps it"
+    )
+    world.cluster.kept.clear()
+    assert await world.reconcile()
+    assert (kind, KEY) not in world.cluster.objects
+
+
 async def test_an_unreachable_api_server_changes_no_status(world: World, make: Any) -> None:
     world.cluster.failures["Deployment"] = UnreachableError(0, "NoAnswer", "no answer")
     world.hear(make())

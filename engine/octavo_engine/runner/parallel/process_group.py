@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import Store, TCPStore
 
 from octavo_engine.config import EngineConfig, ParallelConfig
-from octavo_engine.runner.parallel.group import SOLO, DistributedGroup, ParallelGroup
+from octavo_engine.runner.parallel.group import SOLO, ParallelGroup
+from octavo_engine.runner.parallel.one_shot import group_of
 from octavo_engine.runner.parallel.pipe import Neighbour
 from octavo_engine.runner.parallel.topology import Place
 
@@ -52,7 +53,7 @@ class Links:
     after: Neighbour | None
 
 
-def join(place: Place, store: Store, device: torch.device, config: EngineConfig) -> Links:
+def join(place: Place, store: Store, device: torch.device, config: EngineConfig, one_node: bool) -> Links:
     """All ranks must join at the same time."""
     parallel = config.parallel
     nccl = device.type == "cuda"
@@ -71,23 +72,25 @@ def join(place: Place, store: Store, device: torch.device, config: EngineConfig)
     pipes = _pipes(parallel, patience)
     before, after = place.rank - place.tensor, place.rank + place.tensor
     return Links(
-        _group(place, parallel, patience, nccl),
+        _group(place, parallel, patience, device, one_node),
         None if place.first else Neighbour(before, pipes[before, place.rank]),
         None if place.last else Neighbour(after, pipes[place.rank, after]),
     )
 
 
-def _group(place: Place, parallel: ParallelConfig, patience: timedelta, nccl: bool) -> ParallelGroup:
+def _group(
+    place: Place, parallel: ParallelConfig, patience: timedelta, device: torch.device, one_node: bool
+) -> ParallelGroup:
     """Those of this rank's stage: every rank must make the groups of all stages."""
     if place.tensor == 1:
         return SOLO
-    if nccl and parallel.pipeline == 1:
-        return DistributedGroup()  # all ranks; another group would take memory of its own
+    if device.type == "cuda" and parallel.pipeline == 1:
+        return group_of(None, device, one_node)  # all ranks; another group would take memory of its own
     groups = [
         dist.new_group(list(range(first, first + place.tensor)), timeout=patience)
         for first in range(0, parallel.world_size, place.tensor)
     ]
-    return DistributedGroup(groups[place.stage])
+    return group_of(groups[place.stage], device, one_node)
 
 
 def _pipes(parallel: ParallelConfig, patience: timedelta) -> dict[tuple[int, int], dist.ProcessGroup]:

@@ -31,10 +31,11 @@ def take_seat(
     store: Store | None = None,
 ) -> ModelRunner:
     """Join the other ranks at the store (``store``: the one that this process keeps)."""
-    set_environment(one_node=at.host == "127.0.0.1")
+    one_node = at.host == "127.0.0.1"
+    set_environment(one_node)
     found = store or reach_store(at.host, at.port, config.parallel.start_timeout)
     chosen = choose_device(config.model, device)
-    links = join(place, found, chosen, config)
+    links = join(place, found, chosen, config, one_node)
     group = PulsingGroup(links.group, pulse)
     seat = Seat(place, device, neighbours, group, links.before, links.after, pulse)
     return ModelRunner(config, seat)
