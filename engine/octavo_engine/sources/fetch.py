@@ -67,10 +67,11 @@ class Fetcher(NamedTuple):
 
     def _fill(self, folder: Path, files: Sequence[RemoteFile], transfer: Transfer, path: str) -> None:
         partial = folder.with_name(f"{folder.name}.partial")
-        total = sum(file.size for file in files)
+        once = list({file.path: file for file in files}.values())  # images repeat their empty layer
+        total = sum(file.size for file in once)
         self.cache.require_room(total - _present(partial))
         self.progress.begin(total)
-        _fetch_all(transfer, files, partial)
+        _fetch_all(transfer, once, partial)
         with disk_errors(folder):
             unpack_archives(partial, files, path)
             partial.rename(folder)

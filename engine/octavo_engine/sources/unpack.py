@@ -36,7 +36,7 @@ def unpack_archives(folder: Path, files: Sequence[RemoteFile], inside: str) -> N
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             path.replace(folder / name)
     shutil.rmtree(scratch)
-    for archive in archives:
+    for archive in set(archives):
         archive.unlink()
 
 

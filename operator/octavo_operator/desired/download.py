@@ -30,7 +30,7 @@ def fetch_container(model: Model, like: Manifest) -> Manifest:
             *([f"--endpoint={model.endpoint}"] if model.endpoint else []),
             *([f"--region={model.region}"] if model.region else []),
         ],
-        "env": [*like["env"], *credentials(model)],
+        "env": list({each["name"]: each for each in (*like["env"], *credentials(model))}.values()),
         "volumeMounts": [*like["volumeMounts"], {"name": "models", "mountPath": MODELS_PATH}],
     }
 

@@ -68,7 +68,8 @@ def test_an_image_is_unpacked_and_its_later_layers_win(pusher: Pusher, new_fetch
         {**pusher.blob("team/image", content), "mediaType": kind}
         for content, kind in zip((first, second), kinds, strict=True)
     ]
-    pusher.image("team/image", "1", layers)
+    empty = {**pusher.blob("team/image", tar({})), "mediaType": kinds[0]}
+    pusher.image("team/image", "1", [empty, layers[0], empty, layers[1], empty])
     for text in ("team/image:1", "team/image:1#models"):
         folder = new_fetcher(pusher.url).fetch(source(text))
         assert names(folder) == {"config.json", "model.safetensors"}

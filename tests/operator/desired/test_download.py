@@ -142,3 +142,14 @@ def test_a_cluster_with_image_volumes_mounts_an_artifact_itself(make: Any, defau
     assert "--model=/models/models/llama" in spec["containers"][0]["args"]
     assert spec["imagePullSecrets"] == [{"name": "own"}, {"name": "pull"}]
     assert "initContainers" in pod(make(model={"source": HUB}), able)
+
+
+def test_a_model_s_own_token_takes_the_place_of_everybody_s(make: Any, defaults: Defaults) -> None:
+    """The API server refuses two variables of one name."""
+    llmd = make(
+        model={"source": HUB, "secretName": "own"},
+        podTemplate={"env": [{"name": "HF_TOKEN", "value": "everybody's"}]},
+    )
+    [fetch] = pod(llmd, defaults)["initContainers"]
+    [token] = [each for each in fetch["env"] if each["name"] == "HF_TOKEN"]
+    assert token["valueFrom"]["secretKeyRef"]["name"] == "own"
