@@ -1,7 +1,7 @@
 """The container that downloads the model before the engine starts."""
 
 from octavo_operator.api import Model
-from octavo_operator.desired.meta import Manifest
+from octavo_operator.desired.meta import Manifest, by
 from octavo_operator.desired.source import MODELS_PATH, link_name
 from octavo_operator.names import FETCH_CONTAINER, PORT
 
@@ -30,7 +30,7 @@ def fetch_container(model: Model, like: Manifest) -> Manifest:
             *([f"--endpoint={model.endpoint}"] if model.endpoint else []),
             *([f"--region={model.region}"] if model.region else []),
         ],
-        "env": list({each["name"]: each for each in (*like["env"], *credentials(model))}.values()),
+        "env": by("name", like["env"], credentials(model)),
         "volumeMounts": [*like["volumeMounts"], {"name": "models", "mountPath": MODELS_PATH}],
     }
 

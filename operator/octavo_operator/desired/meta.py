@@ -1,6 +1,7 @@
 """What all children have in common: names, labels, the owner, and the hash of what is desired."""
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -28,6 +29,11 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     engine_clients: list[Passthrough] | None = None  # NetworkPolicy peers; None: anybody, without a policy
     pod: PodTemplate = PodTemplate()
     scaling: ScalingDefaults = ScalingDefaults()
+
+
+def by(field: str, *lists: Iterable[Passthrough]) -> list[Passthrough]:
+    """The lists' items, of which a later one takes the place of an earlier one with the same `field`."""
+    return list({item[field]: item for items in lists for item in items}.values())
 
 
 def selector(name: str) -> dict[str, str]:

@@ -1,13 +1,12 @@
 """Spec -> the engine's pod template."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from octavo_operator.api import LLMDeployment, Passthrough, PodTemplate, Resources, Scheduling, Spec
 from octavo_operator.desired.arguments import arguments
 from octavo_operator.desired.download import fetch_container
 from octavo_operator.desired.group import GROUP_CONTAINER_PORT, GROUP_ENV, affinity, network
-from octavo_operator.desired.meta import Defaults, Manifest, digest, labels, selector
+from octavo_operator.desired.meta import Defaults, Manifest, by, digest, labels, selector
 from octavo_operator.desired.probes import probes
 from octavo_operator.desired.source import MODELS_PATH, is_downloaded, is_image, model_volume
 from octavo_operator.names import CONTAINER, GROUP_LABEL, PORT, PORT_NAME, TEMPLATE_ANNOTATION
@@ -53,11 +52,6 @@ def merged(under: PodTemplate, over: PodTemplate) -> PodTemplate:
         volume_mounts=by("mountPath", under.volume_mounts, over.volume_mounts),
         service_account_name=over.service_account_name or under.service_account_name,
     )
-
-
-def by(field: str, *lists: Iterable[Passthrough]) -> list[Passthrough]:
-    """The lists' items, of which a later one takes the place of an earlier one with the same `field`."""
-    return list({item[field]: item for items in lists for item in items}.values())
 
 
 def pod_spec(llmd: LLMDeployment, defaults: Defaults, overlay: PodTemplate) -> Manifest:
