@@ -84,7 +84,7 @@ class Mail:
         return lambda message: socket.send(_encode(message))
 
     def close(self) -> None:
-        self.context.destroy(linger=_LINGER_MS)
+        self.context.destroy()
 
     def _pull(self, seconds: float) -> bytes | None:
         found = self._commands is not None and self._commands.poll(max(1, int(seconds * 1e3)))
@@ -93,6 +93,7 @@ class Mail:
     def _connected(self, kind: int, address: str) -> zmq.Socket[bytes]:
         socket = self.context.socket(kind)
         socket.set_hwm(0)
+        socket.linger = _LINGER_MS  # also of one that its thread drops: closing waits for the core no longer
         socket.connect(address)
         return socket
 
