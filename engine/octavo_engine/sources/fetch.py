@@ -17,7 +17,7 @@ from octavo_engine.sources.progress import Progress, Snapshot, repeating
 from octavo_engine.sources.repository import RemoteFile, Repository
 from octavo_engine.sources.source import Source, link_name
 from octavo_engine.sources.transfer import Stopped, Transfer
-from octavo_engine.sources.unpack import unpack_archives
+from octavo_engine.sources.unpack import room_to_unpack, unpack_archives
 from octavo_engine.sources.wanted import wanted
 
 AT_ONCE = 4  # files
@@ -62,18 +62,18 @@ class Fetcher(NamedTuple):
             if not folder.is_dir():  # another source may have led to the same revision
                 transfer = Transfer(client, repository, self.progress, self.patience)
                 with repeating(SHARE_SECONDS, lambda: self.cache.share((name, revision), self.progress.now)):
-                    self._fill(folder, files, transfer, source.inside)
+                    self._fill(folder, files, transfer, source)
         return folder
 
-    def _fill(self, folder: Path, files: Sequence[RemoteFile], transfer: Transfer, path: str) -> None:
+    def _fill(self, folder: Path, files: Sequence[RemoteFile], transfer: Transfer, source: Source) -> None:
         partial = folder.with_name(f"{folder.name}.partial")
         once = list({file.path: file for file in files}.values())  # images repeat their empty layer
         total = sum(file.size for file in once)
-        self.cache.require_room(total - _present(partial))
+        self.cache.require_room(total - _present(partial) + room_to_unpack(files))
         self.progress.begin(total)
         _fetch_all(transfer, once, partial)
         with disk_errors(folder):
-            unpack_archives(partial, files, path)
+            unpack_archives(partial, files, source.inside, source.text)
             partial.rename(folder)
 
     def _done(self, folder: Path) -> Path:

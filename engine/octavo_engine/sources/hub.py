@@ -31,7 +31,8 @@ _TOKEN_HINT = "a token that may read it: HF_TOKEN, or spec.model.secretName with
 class Hub:
     def __init__(self, source: Source, access: Access) -> None:
         self._source = source
-        self._endpoint = access.endpoint or os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+        endpoint = access.endpoint or os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+        self._endpoint = endpoint.rstrip("/")
         self._token = access.hub_token or get_token()
         self._api = HfApi(endpoint=self._endpoint, token=self._token or False, library_name="octavo")
         self._commit = ""

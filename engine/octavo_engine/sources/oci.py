@@ -33,7 +33,8 @@ _MANIFESTS = (
 )
 _TITLES = ("org.opencontainers.image.title", "org.cncf.model.filepath")
 _UNPACK = "io.deis.oras.content.unpack"
-_ARCHIVE = re.compile(r"[.+](tar|tar\+gzip|tar\.gzip|tar\+zstd|tar\.zstd)$")
+_MODEL_PACK = "application/vnd.cncf.model."  # names a path for archives too
+_ARCHIVE = re.compile(r"[.+]tar([+.](gzip|zstd))?$")
 _PAIR = re.compile(r'(\w+)="([^"]*)"')
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 _LARGEST_MANIFEST = 4 << 20  # bytes; the specification's least that registries take
@@ -54,7 +55,8 @@ class Artifact:
         digest, manifest = self._manifest(self._source.revision)
         if manifest.get("mediaType") in _INDEXES or "manifests" in manifest:
             digest, manifest = self._manifest(_of_platform(manifest["manifests"], self._source.text))
-        return Listing(digest, tuple(_remote(layer) for layer in manifest.get("layers", ())))
+        layers = manifest.get("layers", ())
+        return Listing(digest, tuple(_remote(layer, self._source.text) for layer in layers))
 
     def address(self, file: RemoteFile) -> Address:
         return Address(self._url(f"blobs/{file.key}"), self._headers())
@@ -130,12 +132,19 @@ class Artifact:
         return f"{self._server}/v2/{self._name}/{path}"
 
 
-def _remote(layer: Mapping[str, Any]) -> RemoteFile:
+def _remote(layer: Mapping[str, Any], source: str) -> RemoteFile:
     """A layer with a title is a file of that name, unless it says that it is to be unpacked."""
     digest, notes = str(layer["digest"]), layer.get("annotations") or {}
     title = next((str(notes[name]) for name in _TITLES if notes.get(name)), "")
-    archive = _ARCHIVE.search(str(layer.get("mediaType", ""))) is not None
-    unpack = notes.get(_UNPACK) == "true" or (archive and not title)
+    kind = str(layer.get("mediaType", ""))
+    archive = _ARCHIVE.search(kind)
+    unpack = notes.get(_UNPACK) == "true" or (
+        archive is not None and (not title or kind.startswith(_MODEL_PACK))
+    )
+    if unpack and kind.endswith("zstd"):
+        raise DownloadRefused(
+            f"{source} has a layer in zstd ({kind}), which is not unpacked; push it with gzip or as plain tar."
+        )
     path = title.removeprefix("./").strip("/") if title and not unpack else digest.replace(":", "-")
     algorithm, _, value = digest.partition(":")
     if algorithm != "sha256" or ".." in path.split("/"):

@@ -100,7 +100,7 @@ class Bucket:
         if not dash:
             return Checksum("md5", etag)
         first = self._client.head_object(Bucket=self._source.name, Key=key, PartNumber=1)
-        return Checksum("md5-parts", etag, int(first["ContentLength"]))
+        return checksum_of_parts(etag, int(head["ContentLength"]), int(first["ContentLength"]))
 
     def _error(self, error: BotoCoreError | ClientError) -> EngineError:
         source = self._source
@@ -124,6 +124,15 @@ class Bucket:
             f"{self._source.text} may not be read with the given credentials ({code}); "
             f"give those that may: {_SECRET_HINT}."
         )
+
+
+def checksum_of_parts(etag: str, size: int, first: int) -> Checksum | None:
+    """None where the parts are not all like the first: clients may make them as they like, and a server that
+    knows no parts answers with the whole."""
+    number = etag.partition("-")[2]
+    if not number.isdecimal() or first <= 0 or -(-size // first) != int(number):
+        return None
+    return Checksum("md5-parts", etag, first)
 
 
 def _is_below(key: str, prefix: str) -> bool:

@@ -2,80 +2,103 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
+import os
 import shutil
 import tarfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from octavo_engine.errors import DownloadRefused, ModelNotFound
 from octavo_engine.sources.repository import RemoteFile
-from octavo_engine.sources.wanted import is_gguf, is_taken
+from octavo_engine.sources.wanted import is_gguf, may_be_taken, wanted
 
-_MODEL = ("config.json",)
 COPIED_AT_ONCE = 1 << 20  # bytes
+_BROKEN = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
 
 
-def unpack_archives(folder: Path, files: Sequence[RemoteFile], inside: str) -> None:
-    """Put the model that the archives among ``files`` hold into ``folder``, in their place.
+def room_to_unpack(files: Sequence[RemoteFile]) -> int:
+    """Bytes that are needed beside the archives, at the least: how much comes out of one shows only then."""
+    return sum(file.size for file in {file.path: file for file in files}.values() if file.unpack)
 
-    ``inside``: its folder or .gguf file in them; empty: the folder nearest to the root.
-    Errors: :class:`DownloadRefused` for a broken archive, :class:`ModelNotFound` for one without a model.
+
+def unpack_archives(folder: Path, files: Sequence[RemoteFile], inside: str, source: str) -> None:
+    """Leave in ``folder`` only the model that ``files``, archives and plain ones, hold.
+
+    ``inside``: its folder or .gguf file in them; empty: the folder nearest to the root that has a model.
+    Errors: :class:`DownloadRefused` for a broken archive, :class:`ModelNotFound` where there is no model.
     """
-    archives = [folder / file.path for file in files if file.unpack]
-    if not archives:
+    if not any(file.unpack for file in files):
         return
     scratch = folder / ".unpacked"
     shutil.rmtree(scratch, ignore_errors=True)
-    for archive in archives:  # later layers lie over earlier ones
-        _extract(archive, scratch)
-    model = _model_folder(scratch, inside)
-    for path in sorted(model.rglob("*")):
-        name = path.relative_to(model)
-        if path.is_file() and _is_wanted(name.as_posix(), inside):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            path.replace(folder / name)
+    scratch.mkdir()
+    for file in files:  # later layers lie over earlier ones
+        if file.unpack:
+            _extract(folder / file.path, scratch, source)
+        elif (folder / file.path).exists():  # it may be listed twice
+            _lay(folder / file.path, scratch / file.path)
+    for file in _model(scratch, inside, source):
+        path = folder / file.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (scratch / file.key).replace(path)
     shutil.rmtree(scratch)
-    for archive in set(archives):
+    for archive in {folder / file.path for file in files if file.unpack}:
         archive.unlink()
 
 
-def _extract(archive: Path, scratch: Path) -> None:
+def _lay(path: Path, over: Path) -> None:
+    over.parent.mkdir(parents=True, exist_ok=True)
+    over.unlink(missing_ok=True)
+    path.replace(over)
+
+
+def _extract(archive: Path, scratch: Path, source: str) -> None:
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
-                content = tar.extractfile(member) if member.isreg() and _may_be_taken(member.name) else None
+                content = tar.extractfile(member) if member.isreg() and _is_safe(member.name) else None
                 if content is not None:
-                    _write(content, scratch / member.name.lstrip("/"))
-    except (tarfile.TarError, EOFError) as error:
-        raise DownloadRefused(f"The layer {archive.name} cannot be unpacked: {error}.") from error
+                    _write(content, scratch / PurePosixPath(member.name.lstrip("/")))
+    except _BROKEN as error:
+        reason = str(error).partition("\n")[0]
+        raise DownloadRefused(
+            f"The layer {archive.name} of {source} cannot be unpacked: {reason}; push it again as tar or gzip."
+        ) from error
 
 
 def _write(content: IO[bytes], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         shutil.copyfileobj(content, file, COPIED_AT_ONCE)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _may_be_taken(name: str) -> bool:
+def _is_safe(name: str) -> bool:
     """Links and names that lead outside are never followed: Python 3.11.2 has no filter for that."""
     path = PurePosixPath(name)
-    if ".." in path.parts:
-        return False
-    return is_taken(path.name) or (
-        path.suffix == ".jinja" and path.parent.name == "additional_chat_templates"
-    )
+    return ".." not in path.parts and may_be_taken(path.as_posix())
 
 
-def _is_wanted(name: str, inside: str) -> bool:
-    return name == inside.rpartition("/")[2] if is_gguf(inside) else is_taken(name)
-
-
-def _model_folder(scratch: Path, inside: str) -> Path:
-    root = scratch / (inside.rpartition("/")[0] if is_gguf(inside) else inside)
-    every = sorted(root.rglob("*"), key=lambda path: (len(path.parts), path))
-    found = next((path.parent for path in every if path.name in _MODEL or is_gguf(path.name)), None)
-    if found is None:
-        where = f" at {inside}" if inside else ""
-        raise ModelNotFound(f"The image's layers hold neither a config.json nor a GGUF file{where}.")
-    return found
+def _model(scratch: Path, inside: str, source: str) -> list[RemoteFile]:
+    """The model's files; their keys are their paths below ``scratch``. Errors: ModelNotFound."""
+    paths = sorted(path.relative_to(scratch) for path in scratch.rglob("*") if path.is_file())
+    files = [RemoteFile(path.as_posix(), path.as_posix(), 0) for path in paths]
+    if is_gguf(inside):
+        same = [path for path in paths if f"/{path.as_posix()}".endswith(f"/{inside}")]
+        nearest = min(same, key=lambda path: (len(path.parts), path), default=Path(inside))
+        return wanted(files, nearest.as_posix(), source)
+    folders = {path.parent for path in paths if path.name == "config.json" or is_gguf(path.name)}
+    refused: ModelNotFound | None = None
+    for folder in sorted(folders, key=lambda folder: (len(folder.parts), folder)):
+        if folder.is_relative_to(inside):
+            try:
+                return wanted(files, "" if folder == Path() else folder.as_posix(), source)
+            except ModelNotFound as error:  # a part of a model; the whole may lie deeper
+                refused = refused or error
+    where = f" at {inside}" if inside else ""
+    raise refused or ModelNotFound(f"{source} holds neither a config.json nor a GGUF file{where}.")

@@ -31,6 +31,12 @@ def is_taken(path: str) -> bool:
     return _TAKEN.fullmatch(path) is not None or ("/" not in path and is_gguf(path))
 
 
+def may_be_taken(path: str) -> bool:
+    """Whether ``path`` is taken in some folder above it."""
+    parts = path.split("/")
+    return is_taken(parts[-1]) or is_taken("/".join(parts[-2:]))
+
+
 def is_gguf(path: str) -> bool:
     return path.lower().endswith(".gguf")
 
@@ -38,12 +44,12 @@ def is_gguf(path: str) -> bool:
 def wanted(files: Iterable[RemoteFile], path: str, source: str) -> list[RemoteFile]:
     """The files that make the model at ``path`` (a folder or a .gguf file; empty: the root), placed below it.
 
-    Archives are taken whole: what is in them shows when they are unpacked.
-    Errors: :class:`ModelNotFound` saying what is there instead.
+    Archives are taken whole, with the files beside them where they are: what is in them shows when they are
+    unpacked (unpack.py). Errors: :class:`ModelNotFound` saying what is there instead.
     """
     every = list(files)
-    if archives := [file for file in every if file.unpack]:
-        return archives
+    if any(file.unpack for file in every):
+        return [file for file in every if file.unpack or may_be_taken(file.path)]
     if is_gguf(path):
         found = [replace(file, path=path.rpartition("/")[2]) for file in every if file.path == path]
         if not found:

@@ -25,6 +25,10 @@ def test_a_model_is_taken_without_pickles_and_code(hub: Hub, new_fetcher: NewFet
     assert folder.resolve().name == hub.repositories["org/model"].commit
 
 
+def test_an_endpoint_may_end_with_a_slash(hub: Hub, new_fetcher: NewFetcher) -> None:
+    assert names(new_fetcher(f"{hub.url}/").fetch(SOURCE)) == TAKEN
+
+
 def test_a_second_fetch_asks_nobody(hub: Hub, new_fetcher: NewFetcher) -> None:
     first = new_fetcher(hub.url).fetch(SOURCE)
     with_nobody_there = new_fetcher(hub.url)

@@ -76,6 +76,35 @@ def test_an_image_is_unpacked_and_its_later_layers_win(pusher: Pusher, new_fetch
         assert (folder / "config.json").read_bytes() == b"new"
 
 
+def test_a_model_pack_of_files_and_folders_is_whole(pusher: Pusher, new_fetcher: NewFetcher) -> None:
+    """Its archives have a path, and are archives all the same."""
+    layers = [
+        {
+            **pusher.blob("team/pack", content),
+            "mediaType": f"application/vnd.cncf.model.{kind}",
+            "annotations": {"org.cncf.model.filepath": path},
+        }
+        for kind, path, content in (
+            ("weight.config.v1.raw", "config.json", b"{}"),
+            ("weight.v1.tar", "model.safetensors", tar({"model.safetensors": WEIGHTS})),
+            ("doc.v1.tar+gzip", "docs", gzip.compress(tar({"docs/README.md": b"?"}))),
+        )
+    ]
+    pusher.image("team/pack", "1", layers)
+    folder = new_fetcher(pusher.url).fetch(source("team/pack:1"))
+    assert names(folder) == {"config.json", "model.safetensors"}
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_layers_in_zstd_are_refused_before_they_are_downloaded(
+    pusher: Pusher, new_fetcher: NewFetcher
+) -> None:
+    layer = pusher.blob("team/zstd", b"anything")
+    pusher.image("team/zstd", "1", [{**layer, "mediaType": "application/vnd.oci.image.layer.v1.tar+zstd"}])
+    with pytest.raises(DownloadRefused, match=r"team/zstd:1 has a layer in zstd .*; push it with gzip"):
+        new_fetcher(pusher.url).fetch(source("team/zstd:1"))
+
+
 def test_an_index_leads_to_the_image_of_this_machine(pusher: Pusher, new_fetcher: NewFetcher) -> None:
     entries = []
     for machine in ("amd64", "arm64"):

@@ -15,7 +15,7 @@ from tests.engine.sources.conftest import NewFetcher, names
 from octavo_engine.errors import DownloadRefused, EngineError, ModelNotFound
 from octavo_engine.sources.access import Access
 from octavo_engine.sources.checksum import Checksum
-from octavo_engine.sources.s3 import Bucket
+from octavo_engine.sources.s3 import Bucket, checksum_of_parts
 from octavo_engine.sources.source import parse
 
 pytestmark = pytest.mark.servers
@@ -86,6 +86,26 @@ def test_every_kind_of_checksum_is_found(server: str) -> None:
         "model-2.safetensors": "sha256",
     }
     assert found["model-1.safetensors"].part_size == PART
+
+
+@pytest.mark.parametrize(
+    ("etag", "size", "first", "part_size"),
+    [
+        ("e-3", 25, 10, 10),
+        ("e-3", 30, 10, 10),
+        ("e-1", 7, 7, 7),
+        ("e-3", 31, 10, None),  # later parts are larger
+        ("e-4", 25, 10, None),  # or smaller
+        ("e-3", 25, 25, None),  # the server knows no parts
+        ("e-3", 25, 0, None),
+        ("e-x", 25, 10, None),
+    ],
+)
+def test_etags_are_checksums_only_of_parts_of_one_size(
+    etag: str, size: int, first: int, part_size: int | None
+) -> None:
+    found = checksum_of_parts(etag, size, first)
+    assert (found and found.part_size) == part_size
 
 
 def test_what_a_killed_pod_left_is_resumed(server: str, new_fetcher: NewFetcher, tmp_path: Path) -> None:
