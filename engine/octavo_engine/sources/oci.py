@@ -143,7 +143,7 @@ def _remote(layer: Mapping[str, Any], source: str) -> RemoteFile:
     )
     if unpack and kind.endswith("zstd"):
         raise DownloadRefused(
-            f"{source} has a layer in zstd ({kind}), which is not unpacked; push it with gzip or as plain tar."
+            f"{source} has a layer in zstd ({kind}), which is not unpacked; push it with gzip or as tar."
         )
     path = title.removeprefix("./").strip("/") if title and not unpack else digest.replace(":", "-")
     algorithm, _, value = digest.partition(":")

@@ -66,7 +66,7 @@ def _extract(archive: Path, scratch: Path, source: str) -> None:
     except _BROKEN as error:
         reason = str(error).partition("\n")[0]
         raise DownloadRefused(
-            f"The layer {archive.name} of {source} cannot be unpacked: {reason}; push it again as tar or gzip."
+            f"The layer {archive.name} of {source} cannot be unpacked: {reason}; push it again."
         ) from error
 
 

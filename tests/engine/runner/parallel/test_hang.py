@@ -69,6 +69,10 @@ class Ranks:
         for file in self._files:  # a server's process would end now
             file.unlink()
 
+    def have_told(self) -> bool:
+        """Within 20 seconds; like the watch's clock these stand still while the machine does."""
+        return any(self.told.wait(0.1) for _ in range(200))
+
     def run_on(self) -> None:
         while self.core.has_work():
             self.core.step()
@@ -107,7 +111,7 @@ def test_a_rank_stuck_in_a_step_is_named(start: Callable[[str], Ranks], shape: s
         EngineError, match=rf"because rank {rank} .*has not moved on in step \d+ for \d seconds"
     ):
         ranks.run_on()
-    assert ranks.told.wait(20)
+    assert ranks.have_told()
 
 
 @pytest.mark.parametrize(("shape", "rank"), [("tensor", 1), ("pipeline", 1), ("both", 2)])
@@ -118,14 +122,14 @@ def test_a_rank_stopped_while_steps_run_is_named(
     ranks.stop(rank)
     with pytest.raises(EngineError, match=rf"because rank {rank} .*has not been heard of for \d seconds"):
         ranks.run_on()
-    assert ranks.told.wait(20)
+    assert ranks.have_told()
 
 
 def test_a_rank_stopped_while_nothing_runs_is_named(start: Callable[[str], Ranks]) -> None:
     ranks = start("pipeline")
     ranks.run_on()
     ranks.stop(1)
-    assert ranks.told.wait(20)
+    assert ranks.have_told()
     assert "because rank 1 (stage 1, shard 0) on" in ranks.failure
 
 
