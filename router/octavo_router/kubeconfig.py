@@ -116,4 +116,12 @@ def _token(user: dict[str, Any], path: Path) -> Callable[[], str | None]:
 
 
 def _file_token(path: Path) -> Callable[[], str | None]:
-    return lambda: path.read_text().strip()
+    """Raises OSError, after which it is asked again: a file may be half written."""
+
+    def read() -> str:
+        token = path.read_bytes().strip()
+        if not token.isascii() or len(token.split()) > 1:
+            raise OSError(f"{path} holds no token: one word of ASCII is expected")
+        return token.decode()
+
+    return read

@@ -31,6 +31,14 @@ def test_a_token_logs_in(tmp_path: Path) -> None:
     assert (access.server, access.headers()) == ("http://127.0.0.1:8001", {"Authorization": "Bearer secret"})
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", "caf\u00e9".encode(), b"two words", b"two\nlines"])
+def test_a_token_file_without_a_token_is_an_error_that_may_pass(tmp_path: Path, content: bytes) -> None:
+    access = load_access(written(tmp_path, {"tokenFile": "token"}))
+    (tmp_path / "token").write_bytes(content)
+    with pytest.raises(OSError, match=f"{tmp_path}/token holds no token"):
+        access.headers()
+
+
 def test_a_token_file_is_read_each_time(tmp_path: Path) -> None:
     access = load_access(written(tmp_path, {"tokenFile": "token"}))
     for token in ("first", "second"):
