@@ -89,8 +89,8 @@ class Reconciler:
         )
         todo = msgspec.structs.replace(todo, deletes=todo.deletes + with_them)
         blockers = await self._act(llmd, todo)
-        deployment = self._cluster.children(key).get("Deployment")
-        blockers += lost_volume(llmd, self._defaults.image_volumes, deployment)
+        made = self._cluster.children(key).values()
+        blockers += lost_volume(llmd, self._defaults.image_volumes, template, made)
         await self._report(llmd, template, blockers, rescaled=bool(todo.first))
         rescaled_groups = todo.first and llmd.spec.group_size > 1  # their StatefulSets follow
         return not blockers and not rescaled_groups

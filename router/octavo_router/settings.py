@@ -117,9 +117,15 @@ class Settings(BaseModel):
         if isinstance(listed := values.get("watch_namespaces"), str):
             values["watch_namespaces"] = tuple(n for n in (part.strip() for part in listed.split(",")) if n)
         try:
-            return cls(**values)
+            settings = cls(**values)
         except ValidationError as error:
             raise SettingsError(_sentence(error)) from None
+        if settings.max_body_bytes > settings.max_buffered_bytes:
+            raise SettingsError(
+                f"OCTAVO_MAX_BODY_BYTES is {settings.max_body_bytes}: no such body could be taken, for all "
+                f"that are held have {settings.max_buffered_bytes}; raise OCTAVO_MAX_BUFFERED_BYTES as well."
+            )
+        return settings
 
 
 def _sentence(error: ValidationError) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 from tests.helm.rendered import SPREAD, Render, environment, named, of_kind
 
 
@@ -117,6 +118,35 @@ def test_pod_defaults_reach_the_operator_and_restart_it_when_they_change(render:
     assert data["pod-defaults.yaml"] == "serviceAccountName: models\n"
     assert settings_hash(changed) != settings_hash(render())
     assert settings_hash(render("operator.scalingDefaults.concurrency=32")) != settings_hash(render())
+
+
+DEFAULTS = {"concurrency": 64, "kvCacheUsage": 0.8, "queueDepth": None}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ((), DEFAULTS),
+        (("operator.scalingDefaults.concurrency=null",), DEFAULTS | {"concurrency": None}),
+        (("operator.scalingDefaults.kvCacheUsage=0",), DEFAULTS | {"kvCacheUsage": None}),
+        (
+            ("operator.scalingDefaults.queueDepth=5", "operator.scalingDefaults.concurrency=0"),
+            {"concurrency": None, "kvCacheUsage": 0.8, "queueDepth": 5},
+        ),
+    ],
+)
+def test_signals_are_switched_off_by_null_or_0(
+    settings: tuple[str, ...], expected: dict[str, Any], render: Render
+) -> None:
+    data = named(render(*settings), "ConfigMap", "octavo-operator")["data"]
+    found = yaml.safe_load(data["scaling-defaults.yaml"])
+    assert {name: found[name] for name in expected} == expected
+    assert found["behavior"]["scaleUp"]["stabilizationWindowSeconds"] == 0
+
+
+def test_names_of_services_are_never_too_long(render: Render) -> None:
+    services = of_kind(render(f'fullnameOverride="{"n" * 50}"'), "Service")
+    assert {len(service["metadata"]["name"]) for service in services} == {57, 59, 63}
 
 
 IMAGES = {

@@ -18,6 +18,7 @@ REFUSED = {
     "a misspelt value": ("router.replica=3", "additional properties 'replica' not allowed"),
     "a misspelt part": ("routers={}", "additional properties 'routers' not allowed"),
     "a number in words": ('router.replicas="two"', "'/router/replicas': got string, want integer"),
+    "a body that is never taken": ("router.maxBodyBytes=1073741824", "'/router/maxBodyBytes': maximum"),
     "a negative number of pods": ("router.replicas=-1", "'/router/replicas': minimum"),
     "a registry with a scheme": (
         'image.registry="https://r.example"',

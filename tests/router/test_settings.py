@@ -40,6 +40,13 @@ def test_a_wrong_value_is_named_in_one_sentence(name: str, value: str) -> None:
     assert str(refused.value).startswith(f"{name} is '{value}': ")
 
 
+def test_a_body_that_could_never_be_held_is_refused() -> None:
+    environ = {"OCTAVO_MAX_BODY_BYTES": "1073741824"}
+    with pytest.raises(SettingsError, match=r"is 1073741824: no such body could be taken.*536870912"):
+        Settings.load(environ)
+    assert Settings.load(environ | {"OCTAVO_MAX_BUFFERED_BYTES": "2147483648"}).max_body_bytes == 1 << 30
+
+
 def test_the_page_lists_every_setting_with_its_default() -> None:
     rows = dict(re.findall(r"^\| `OCTAVO_(\w+)` \| `([^`]*)` \|", PAGE.read_text(), re.M))
     defaults = {name.upper(): field.default for name, field in Settings.model_fields.items()}

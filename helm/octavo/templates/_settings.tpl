@@ -71,12 +71,21 @@ engineClients: null
 {{- end }}
 {{- end -}}
 
+{{/* Every signal is written, as null where it is 0 or was set to null, which Helm leaves out of the values. */}}
+{{- define "octavo.scalingDefaults" -}}
+{{- $defaults := deepCopy .Values.operator.scalingDefaults -}}
+{{- range $signal := list "concurrency" "kvCacheUsage" "queueDepth" -}}
+{{- $_ := set $defaults $signal (index $defaults $signal | default nil) -}}
+{{- end -}}
+{{- toYaml $defaults -}}
+{{- end -}}
+
 {{/* The files that the operator reads when it starts: their hash restarts it. */}}
 {{- define "octavo.settingsFiles" -}}
 pod-defaults.yaml: |
   {{- toYaml .Values.operator.podDefaults | nindent 2 }}
 scaling-defaults.yaml: |
-  {{- toYaml .Values.operator.scalingDefaults | nindent 2 }}
+  {{- include "octavo.scalingDefaults" . | nindent 2 }}
 network-access.yaml: |
   {{- include "octavo.networkAccess" . | nindent 2 }}
 {{- end -}}

@@ -25,14 +25,19 @@ def deployment(llmd: LLMDeployment, defaults: Defaults) -> Manifest:
             "progressDeadlineSeconds": spec.startup_seconds + margin,
             "strategy": {
                 "type": "RollingUpdate",
-                "rollingUpdate": {
-                    "maxSurge": spec.rollout.max_surge,
-                    "maxUnavailable": spec.rollout.max_unavailable,
-                },
+                "rollingUpdate": rolling_update(spec),
             },
             "template": pod_template(llmd, defaults),
         },
     )
+
+
+def rolling_update(spec: Spec) -> Manifest:
+    """As the spec has it; a new pod cannot start beside one that alone may hold the cache."""
+    cache = spec.model.cache
+    if cache is not None and cache.access_mode == "ReadWriteOncePod":
+        return {"maxSurge": 0, "maxUnavailable": 1}
+    return {"maxSurge": spec.rollout.max_surge, "maxUnavailable": spec.rollout.max_unavailable}
 
 
 def replicas(spec: Spec) -> Manifest:

@@ -117,13 +117,15 @@ def test_a_download_from_its_begin_to_its_end(kube: Any, operator: Any, body: An
     assert "download" not in shown()
 
 
+@pytest.mark.parametrize("pods", [1, 2])
 def test_a_cluster_without_image_volumes_is_found_out(
-    kube: Any, operator: Any, body: Any, new_operator: Any
+    kube: Any, operator: Any, body: Any, new_operator: Any, pods: int
 ) -> None:
     assert operator.stop() == 0  # one operator at a time leads
     other = new_operator(OCTAVO_IMAGE_VOLUMES="true")
     namespace = kube.namespace()
-    kube.create("LLMDeployment", body(namespace, model={"source": "oci://r.example/m:1"})).raise_for_status()
+    spec = {"model": {"source": "oci://r.example/m:1"}, "parallelism": {"tensor": pods, "pods": pods}}
+    kube.create("LLMDeployment", body(namespace, **spec)).raise_for_status()
     found = kube.wait_reason(namespace, "smollm2", "ImageVolumesMissing")
     assert found["Stalled"]["status"] == "True"
     assert "set engine.imageVolumes of the chart to false" in found["Stalled"]["message"]

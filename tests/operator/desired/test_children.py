@@ -211,3 +211,33 @@ def test_engines_reach_dns_and_what_they_download_from(
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert {p["port"] for p in rule["ports"] if p["protocol"] == "TCP"} == tcp
     assert [p["port"] for p in rule["ports"] if p["protocol"] == "UDP"] == [53]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "port"),
+    [
+        ("HTTPS_PROXY", "http://proxy.example:3128", 3128),
+        ("https_proxy", "proxy.example:8080", 8080),
+        ("ALL_PROXY", "socks5h://proxy.example", 1080),
+        ("HF_ENDPOINT", "http://mirror.example:8000/hub", 8000),
+        ("AWS_ENDPOINT_URL_S3", "http://minio:9000", 9000),
+        ("NO_PROXY", "other.example:7777", None),
+        ("HTTP_PROXY", "http://proxy.example:none", None),
+    ],
+)
+def test_engines_reach_the_proxies_and_mirrors_of_their_environment(
+    make: Any, name: str, value: str, port: int | None
+) -> None:
+    of_secret = {"name": "HTTP_PROXY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
+    env = [of_secret, {"name": name, "value": value}]
+    policy = policy_of(make(model={"source": "hf://o/m"}, podTemplate={"env": env}))
+    ports = {p["port"] for p in policy["egress"][0]["ports"] if p["protocol"] == "TCP"}
+    assert ports == {53, 80, 443} | ({port} if port else set())
+
+
+def test_a_cache_that_one_pod_may_hold_is_left_before_the_next_pod_takes_it(
+    make: Any, defaults: Defaults
+) -> None:
+    cache = {"size": "50Gi", "accessMode": "ReadWriteOncePod"}
+    found = by_kind(make(model={"source": "hf://o/m", "cache": cache}), defaults)["Deployment"]
+    assert found["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
