@@ -114,7 +114,14 @@ def pod_defaults(path: str) -> PodDefaults:
 
 def scaling_defaults(path: str) -> ScalingDefaults:
     """Read what counts for autoscaled resources that do not say; no path means what was found best."""
-    return _read_file("OCTAVO_SCALING_DEFAULTS", path, ScalingDefaults, "targets and behavior of autoscaling")
+    name = "OCTAVO_SCALING_DEFAULTS"
+    found = _read_file(name, path, ScalingDefaults, "targets and behavior of autoscaling")
+    if not (found.concurrency or found.kv_cache_usage or found.queue_depth):
+        raise SettingsError(
+            f"{name}: {path} switches every signal off, and an HPA without one scales by CPU: "
+            "give concurrency, kvCacheUsage or queueDepth above 0"
+        )
+    return found
 
 
 def network_access(path: str) -> NetworkAccess:

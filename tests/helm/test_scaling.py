@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import yaml
 
 from octavo_operator.api import ScalingDefaults
@@ -30,6 +31,20 @@ def test_keda_scales_the_resource_by_the_requests_in_flight(render: Render) -> N
     (trigger,) = second["spec"]["triggers"]
     assert second["metadata"]["namespace"] == "octavo-system"
     assert trigger["metadata"]["threshold"] == str(ScalingDefaults().concurrency)
+
+
+@pytest.mark.parametrize("off", ["0", "null"])
+def test_keda_needs_a_target_of_its_own_where_the_default_is_off(
+    off: str, render: Render, refusal: Callable[..., str]
+) -> None:
+    setting = f"operator.scalingDefaults.concurrency={off}"
+    told = (
+        "small has no concurrency, and operator.scalingDefaults.concurrency is off: set one of them above 0"
+    )
+    assert f"scaling.keda.models: {told}" in refusal(MODELS, setting)
+    own = MODELS.replace('"maxReplicas": 2}', '"maxReplicas": 2, "concurrency": 4}')
+    found = [item for item in render(own, setting) if item["kind"] == "ScaledObject"]
+    assert [item["spec"]["triggers"][0]["metadata"]["threshold"] for item in found] == ["16", "4"]
 
 
 def test_without_models_keda_is_not_needed(render: Render) -> None:

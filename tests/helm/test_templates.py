@@ -1,7 +1,7 @@
 """What the chart renders."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -142,6 +142,13 @@ def test_signals_are_switched_off_by_null_or_0(
     found = yaml.safe_load(data["scaling-defaults.yaml"])
     assert {name: found[name] for name in expected} == expected
     assert found["behavior"]["scaleUp"]["stabilizationWindowSeconds"] == 0
+
+
+@pytest.mark.parametrize("off", ["0", "null"])
+def test_one_signal_is_left(off: str, refusal: Callable[..., str]) -> None:
+    told = refusal(*(f"operator.scalingDefaults.{name}={off}" for name in ("concurrency", "kvCacheUsage")))
+    assert "operator.scalingDefaults switches every signal off" in told
+    assert "set concurrency, kvCacheUsage or queueDepth above 0" in told
 
 
 def test_names_of_services_are_never_too_long(render: Render) -> None:

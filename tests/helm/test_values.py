@@ -19,6 +19,10 @@ REFUSED = {
     "a misspelt part": ("routers={}", "additional properties 'routers' not allowed"),
     "a number in words": ('router.replicas="two"', "'/router/replicas': got string, want integer"),
     "a body that is never taken": ("router.maxBodyBytes=1073741824", "'/router/maxBodyBytes': maximum"),
+    "a share that rounds to nothing": (
+        "operator.scalingDefaults.kvCacheUsage=0.0001",
+        "'/operator/scalingDefaults/kvCacheUsage': minimum: got 0.0001, want 0.01",
+    ),
     "a negative number of pods": ("router.replicas=-1", "'/router/replicas': minimum"),
     "a registry with a scheme": (
         'image.registry="https://r.example"',

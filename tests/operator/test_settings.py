@@ -63,3 +63,12 @@ def test_empty_pod_defaults_are_none(tmp_path: Path) -> None:
     path = tmp_path / "pod.yaml"
     path.write_text("{}\n")
     assert defaults(read({**IMAGE, "OCTAVO_POD_DEFAULTS": str(path)})) == defaults(read(IMAGE))
+
+
+def test_scaling_defaults_leave_a_signal(tmp_path: Path) -> None:
+    path = tmp_path / "scaling.yaml"
+    path.write_text("{concurrency: 0, kvCacheUsage: null}\n")
+    with pytest.raises(SettingsError, match=r"switches every signal off.*give concurrency, kvCacheUsage or"):
+        defaults(read({**IMAGE, "OCTAVO_SCALING_DEFAULTS": str(path)}))
+    path.write_text("{concurrency: 0, kvCacheUsage: null, queueDepth: 2}\n")
+    assert defaults(read({**IMAGE, "OCTAVO_SCALING_DEFAULTS": str(path)})).scaling.queue_depth == 2

@@ -77,6 +77,9 @@ engineClients: null
 {{- range $signal := list "concurrency" "kvCacheUsage" "queueDepth" -}}
 {{- $_ := set $defaults $signal (index $defaults $signal | default nil) -}}
 {{- end -}}
+{{- if not (or $defaults.concurrency $defaults.kvCacheUsage $defaults.queueDepth) -}}
+{{- fail "operator.scalingDefaults switches every signal off, and an HPA without one scales by CPU: set concurrency, kvCacheUsage or queueDepth above 0" -}}
+{{- end -}}
 {{- toYaml $defaults -}}
 {{- end -}}
 

@@ -27,13 +27,13 @@ def autoscaler(llmd: LLMDeployment, autoscaling: Autoscaling, defaults: Defaults
 
 
 def metrics(targets: Autoscaling | ScalingDefaults) -> list[Manifest]:
-    """The HPA follows the one that asks for most pods."""
+    """The HPA follows the one that asks for most pods; a default of 0 is off."""
     found = []
-    if targets.concurrency is not None:
+    if targets.concurrency:
         found.append(pods_metric(REQUESTS_IN_FLIGHT, str(targets.concurrency)))
-    if targets.queue_depth is not None:
+    if targets.queue_depth:
         found.append(pods_metric(REQUESTS_WAITING, str(targets.queue_depth)))
-    if targets.kv_cache_usage is not None:
+    if targets.kv_cache_usage:
         found.append(pods_metric(KV_CACHE_USAGE, f"{round(targets.kv_cache_usage * 1000)}m"))
     return found
 

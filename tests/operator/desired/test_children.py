@@ -76,9 +76,12 @@ def test_hpa_targets_the_deployment_by_both_metrics(make: Any, defaults: Default
     assert targets == {"octavo_num_requests_waiting": "10", "octavo_kv_cache_usage_ratio": "800m"}
 
 
-def test_an_hpa_without_signal_or_behavior_has_the_operators(make: Any, defaults: Defaults) -> None:
+@pytest.mark.parametrize("off", [None, 0])
+def test_an_hpa_without_signal_or_behavior_has_the_operators(
+    make: Any, defaults: Defaults, off: float | None
+) -> None:
     behavior = {"scaleDown": {"stabilizationWindowSeconds": 7}}
-    scaling = ScalingDefaults(concurrency=5, kv_cache_usage=None, queue_depth=3, behavior=behavior)
+    scaling = ScalingDefaults(concurrency=5, kv_cache_usage=off, queue_depth=3, behavior=behavior)
     found = by_kind(make(autoscaling={"maxReplicas": 3}), msgspec.structs.replace(defaults, scaling=scaling))
     spec = found["HorizontalPodAutoscaler"]["spec"]
     targets = {m["pods"]["metric"]["name"]: m["pods"]["target"]["averageValue"] for m in spec["metrics"]}
