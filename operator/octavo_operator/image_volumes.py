@@ -12,10 +12,15 @@ def lost_volume(
     llmd: LLMDeployment, image_volumes: bool, template: str, children: Iterable[Child]
 ) -> list[Cause]:
     """An API server without the feature takes a Deployment or StatefulSet and leaves the volume out, without
-    a word. Groups of another `template` are older, and may have had no volume."""
+    a word. Groups of another `template`, and a Deployment that groups take the place of, are older and may
+    have had no volume."""
     if not is_image(llmd.spec.model, image_volumes):
         return []
-    workloads = [c for c in children if c.kind == "Deployment" or _is_group_of(template, c)]
+    own = [child for child in children if child.is_of(llmd.metadata.uid)]
+    if llmd.spec.group_size > 1:
+        workloads = [c for c in own if c.kind == "StatefulSet" and c.template == template]
+    else:
+        workloads = [c for c in own if c.kind == "Deployment"]
     if all(any(v["name"] == "models" for v in _volumes(workload)) for workload in workloads):
         return []
     text = (
@@ -23,10 +28,6 @@ def lost_volume(
         "so that the model is downloaded, or enable the feature ImageVolume of API server and kubelets"
     )
     return [Cause("ImageVolumesMissing", text, final=True)]
-
-
-def _is_group_of(template: str, child: Child) -> bool:
-    return child.kind == "StatefulSet" and child.template == template
 
 
 def _volumes(workload: Child) -> list[dict[str, object]]:
