@@ -16,10 +16,10 @@ Objects = list[dict[str, Any]]
 
 
 @functools.cache
-def _helm_template(*settings: str) -> subprocess.CompletedProcess[str]:
+def _helm_template(*settings: str, release: str = "octavo") -> subprocess.CompletedProcess[str]:
     flags = [part for setting in settings for part in ("--set-json", setting)]
     flags += ["--namespace", "octavo-system", "--kube-version", "1.34.0"]
-    command: list[str | Path] = [program("helm"), "template", "octavo", CHART, *flags]
+    command: list[str | Path] = [program("helm"), "template", release, CHART, *flags]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -27,8 +27,8 @@ def _helm_template(*settings: str) -> subprocess.CompletedProcess[str]:
 def render() -> Callable[..., Objects]:
     """`render("router.replicas=3")`: the chart's objects with these values, each `PATH=JSON`."""
 
-    def rendered(*settings: str) -> Objects:
-        done = _helm_template(*settings)
+    def rendered(*settings: str, release: str = "octavo") -> Objects:
+        done = _helm_template(*settings, release=release)
         assert done.returncode == 0, done.stderr
         return [item for item in yaml.safe_load_all(done.stdout) if item]
 

@@ -151,9 +151,27 @@ def test_one_signal_is_left(off: str, refusal: Callable[..., str]) -> None:
     assert "set concurrency, kvCacheUsage or queueDepth above 0" in told
 
 
-def test_names_of_services_are_never_too_long(render: Render) -> None:
-    services = of_kind(render(f'fullnameOverride="{"n" * 50}"'), "Service")
+@pytest.mark.parametrize(
+    ("release", "settings"),
+    [
+        ("octavo", (f'fullnameOverride="{"n" * 50}"',)),
+        ("r" * 53, ()),
+        ("r" * 53, (f'nameOverride="{"n" * 50}"',)),
+    ],
+)
+def test_names_of_services_are_never_too_long(
+    release: str, settings: tuple[str, ...], render: Render
+) -> None:
+    services = of_kind(render(*settings, release=release), "Service")
     assert {len(service["metadata"]["name"]) for service in services} == {57, 59, 63}
+
+
+def test_a_service_account_may_have_a_longer_name(render: Render) -> None:
+    name = ".".join(["team", "n" * 60, "x" * 60])
+    settings = ("operator.serviceAccount.create=false", f'operator.serviceAccount.name="{name}"')
+    objects = render(*settings, f'operator.podDefaults.serviceAccountName="{name}"')
+    pod = named(objects, "Deployment", "octavo-operator")["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == name
 
 
 IMAGES = {

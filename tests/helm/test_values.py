@@ -23,6 +23,10 @@ REFUSED = {
         "operator.scalingDefaults.kvCacheUsage=0.0001",
         "'/operator/scalingDefaults/kvCacheUsage': minimum: got 0.0001, want 0.01",
     ),
+    "a name that Services cannot have": (
+        f'fullnameOverride="{"n" * 51}"',
+        "'/fullnameOverride': maxLength: got 51, want 50",
+    ),
     "a negative number of pods": ("router.replicas=-1", "'/router/replicas': minimum"),
     "a registry with a scheme": (
         'image.registry="https://r.example"',
