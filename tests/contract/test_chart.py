@@ -49,6 +49,12 @@ def test_the_router_knows_every_setting_that_the_chart_gives(containers: Contain
     assert settings_named(containers["router"]) - set(RouterSettings.model_fields) == set()
 
 
+def test_the_largest_body_of_the_chart_is_what_the_router_can_hold() -> None:
+    most = SCHEMA["properties"]["router"]["properties"]["maxBodyBytes"]["maximum"]
+    assert most == RouterSettings.load({}).max_buffered_bytes
+    assert RouterSettings.load({"OCTAVO_MAX_BODY_BYTES": str(most)}).max_body_bytes == most
+
+
 def test_the_operator_takes_the_charts_values(containers: Containers) -> None:
     settings = read(environment(containers["operator"]))
     assert settings.namespace == "filled"

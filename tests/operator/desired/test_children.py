@@ -16,6 +16,9 @@ LABELS = {
 }
 
 
+NO_POD = PodTemplate()
+
+
 def by_kind(llmd: Any, defaults: Defaults) -> dict[str, Manifest]:
     return {m["kind"]: m for m in children(llmd, defaults)}
 
@@ -183,9 +186,9 @@ def test_scheduling_is_passed_on_and_spread_selects_own_pods(make: Any, defaults
     assert pod["topologySpreadConstraints"] == [{"labelSelector": labels, **spread}]
 
 
-def policy_of(llmd: Any) -> Manifest:
+def policy_of(llmd: Any, pod: PodTemplate = NO_POD) -> Manifest:
     clients = [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "octavo-router"}}}]
-    given = Defaults(engine_image="e", engine_clients=clients)
+    given = Defaults(engine_image="e", engine_clients=clients, pod=pod)
     policy = by_kind(llmd, given)["NetworkPolicy"]["spec"]
     assert policy["ingress"] == [{"from": clients, "ports": [{"protocol": "TCP", "port": "http"}]}]
     return policy
@@ -233,9 +236,20 @@ def test_engines_reach_the_proxies_and_mirrors_of_their_environment(
 ) -> None:
     of_secret = {"name": "HTTP_PROXY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
     env = [of_secret, {"name": name, "value": value}]
-    policy = policy_of(make(model={"source": "hf://o/m"}, podTemplate={"env": env}))
-    ports = {p["port"] for p in policy["egress"][0]["ports"] if p["protocol"] == "TCP"}
+    ports = tcp_ports(make(model={"source": "hf://o/m"}, podTemplate={"env": env}))
     assert ports == {53, 80, 443} | ({port} if port else set())
+
+
+def test_a_proxy_of_the_operators_defaults_counts_until_the_resource_names_another(make: Any) -> None:
+    under = PodTemplate(env=[{"name": "HTTPS_PROXY", "value": "http://proxy.example:3128"}])
+    over = {"env": [{"name": "HTTPS_PROXY", "value": "http://proxy.example:8080"}]}
+    assert 3128 in tcp_ports(make(model={"source": "hf://o/m"}), under)
+    assert tcp_ports(make(model={"source": "hf://o/m"}, podTemplate=over), under) == {53, 80, 443, 8080}
+
+
+def tcp_ports(llmd: Any, pod: PodTemplate = NO_POD) -> set[int]:
+    rule = policy_of(llmd, pod)["egress"][0]
+    return {p["port"] for p in rule["ports"] if p["protocol"] == "TCP"}
 
 
 def test_a_cache_that_one_pod_may_hold_is_left_before_the_next_pod_takes_it(
