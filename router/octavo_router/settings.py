@@ -122,8 +122,8 @@ class Settings(BaseModel):
             raise SettingsError(_sentence(error)) from None
         if settings.max_body_bytes > settings.max_buffered_bytes:
             raise SettingsError(
-                f"OCTAVO_MAX_BODY_BYTES is {settings.max_body_bytes}: no such body could be taken, for all that "
-                f"are held together may have {settings.max_buffered_bytes} bytes; lower it, or raise "
+                f"OCTAVO_MAX_BODY_BYTES is {settings.max_body_bytes}: no such body could be taken, for all "
+                f"that are held together may have {settings.max_buffered_bytes} bytes; lower it, or raise "
                 "OCTAVO_MAX_BUFFERED_BYTES as well."
             )
         return settings
