@@ -126,6 +126,7 @@ class Heart(threading.Thread):
 def run_core(spec: CoreSpec) -> int:
     """Serve until told to stop; returns the exit code. A failure is sent as one :class:`Fatal` sentence."""
     context = zmq.Context()
+    context.linger = _LINGER_MS  # of all sockets, also of those that the heart drops
     requests = context.socket(zmq.PULL)
     for client in spec.clients:
         requests.connect(client.requests)
@@ -141,7 +142,7 @@ def run_core(spec: CoreSpec) -> int:
         clients.tell_all(Fatal(f"The engine core failed: {in_one_line(error)}"))
         return 1
     finally:
-        context.destroy(linger=_LINGER_MS)
+        context.destroy()
 
 
 def _serve(

@@ -6,20 +6,25 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import msgspec
 import pytest
+import zmq
 from tests.engine.server.running_server import FAKE, ROOT, UNLOADABLE
 
 from octavo_engine import core_client
 from octavo_engine.config import EngineConfig, ParallelConfig, SchedulerConfig
 from octavo_engine.core_client import Mailbox, OwnedCore
 from octavo_engine.core_link import CoreProcess
+from octavo_engine.core_process import CoreSpec, Heart, run_core
 from octavo_engine.errors import CoreDied
-from octavo_engine.messages import AddRequest, SequenceOutput
+from octavo_engine.fan_out import ClientAddress
+from octavo_engine.messages import AddRequest, Heartbeat, SequenceOutput, Shutdown
 from octavo_engine.sampling_params import SamplingParams
 
 CONFIG = EngineConfig(scheduler=SchedulerConfig(max_num_seqs=4), step_timeout=30)
@@ -118,3 +123,25 @@ async def test_a_core_of_several_ranks_that_hangs_is_ended(monkeypatch: pytest.M
         assert error.exit_code == 1
     finally:
         await core.close()
+
+
+def test_a_core_whose_client_listens_no_longer_ends_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even what its heart has said last is waited for without end."""
+    beaten, beat = threading.Event(), Heart._beat
+
+    def noticed(heart: Heart, now: float) -> Heartbeat:
+        beaten.set()
+        return beat(heart, now)
+
+    monkeypatch.setattr(Heart, "_beat", noticed)
+    client = ClientAddress(f"ipc://{tmp_path}/requests", f"ipc://{tmp_path}/messages")
+    core = threading.Thread(target=run_core, args=(CoreSpec(CONFIG, [client], FAKE),), daemon=True)
+    with zmq.Context() as context, context.socket(zmq.PUSH) as requests:
+        requests.bind(client.requests)
+        core.start()
+        assert beaten.wait(20)
+        requests.send(msgspec.msgpack.encode(Shutdown()))
+        core.join(20)
+    assert not core.is_alive()

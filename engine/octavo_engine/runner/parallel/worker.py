@@ -58,6 +58,7 @@ class Mail:
 
     def __init__(self, spec: WorkerSpec) -> None:
         self.context = zmq.Context()
+        self.context.linger = _LINGER_MS  # of all sockets, also of one that its thread drops
         self._ring = None if spec.ring is None else RingReader(spec.ring, spec.reader)
         self._commands = None if spec.ring else self._connected(zmq.PULL, spec.commands)
         self._reports = self._connected(zmq.PUSH, spec.reports)
@@ -93,7 +94,6 @@ class Mail:
     def _connected(self, kind: int, address: str) -> zmq.Socket[bytes]:
         socket = self.context.socket(kind)
         socket.set_hwm(0)
-        socket.linger = _LINGER_MS  # also of one that its thread drops: closing waits for the core no longer
         socket.connect(address)
         return socket
 
