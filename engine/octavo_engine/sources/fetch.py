@@ -14,7 +14,7 @@ from octavo_engine.sources.cache import Cache
 from octavo_engine.sources.disk import disk_errors
 from octavo_engine.sources.patience import Patience
 from octavo_engine.sources.progress import Progress, Snapshot, repeating
-from octavo_engine.sources.repository import RemoteFile, Repository
+from octavo_engine.sources.repository import RemoteFile, Repository, distinct
 from octavo_engine.sources.source import Source, link_name
 from octavo_engine.sources.transfer import Stopped, Transfer
 from octavo_engine.sources.unpack import room_to_unpack, unpack_archives
@@ -67,7 +67,7 @@ class Fetcher(NamedTuple):
 
     def _fill(self, folder: Path, files: Sequence[RemoteFile], transfer: Transfer, source: Source) -> None:
         partial = folder.with_name(f"{folder.name}.partial")
-        once = list({file.path: file for file in files}.values())  # images repeat their empty layer
+        once = distinct(files)
         total = sum(file.size for file in once)
         self.cache.require_room(total - _present(partial) + room_to_unpack(files))
         self.progress.begin(total)

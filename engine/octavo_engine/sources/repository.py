@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +24,11 @@ class RemoteFile:
     size: int
     checksum: Checksum | None = None
     unpack: bool = False
+
+
+def distinct(files: Iterable[RemoteFile]) -> list[RemoteFile]:
+    """One for each path: images list their empty layer again and again."""
+    return list({file.path: file for file in files}.values())
 
 
 @dataclass(frozen=True, slots=True)

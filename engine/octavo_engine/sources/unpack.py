@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from octavo_engine.errors import DownloadRefused, ModelNotFound
-from octavo_engine.sources.repository import RemoteFile
+from octavo_engine.sources.repository import RemoteFile, distinct
 from octavo_engine.sources.wanted import is_gguf, may_be_taken, wanted
 
 COPIED_AT_ONCE = 1 << 20  # bytes
@@ -22,7 +22,7 @@ _BROKEN = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAEr
 
 def room_to_unpack(files: Sequence[RemoteFile]) -> int:
     """Bytes that are needed beside the archives, at the least: how much comes out of one shows only then."""
-    return sum(file.size for file in {file.path: file for file in files}.values() if file.unpack)
+    return sum(file.size for file in distinct(files) if file.unpack)
 
 
 def unpack_archives(folder: Path, files: Sequence[RemoteFile], inside: str, source: str) -> None:
@@ -42,17 +42,15 @@ def unpack_archives(folder: Path, files: Sequence[RemoteFile], inside: str, sour
         elif (folder / file.path).exists():  # it may be listed twice
             _lay(folder / file.path, scratch / file.path)
     for file in _model(scratch, inside, source):
-        path = folder / file.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        (scratch / file.key).replace(path)
+        _lay(scratch / file.key, folder / file.path)
     shutil.rmtree(scratch)
-    for archive in {folder / file.path for file in files if file.unpack}:
-        archive.unlink()
+    for file in distinct(files):
+        if file.unpack:
+            (folder / file.path).unlink()
 
 
 def _lay(path: Path, over: Path) -> None:
     over.parent.mkdir(parents=True, exist_ok=True)
-    over.unlink(missing_ok=True)
     path.replace(over)
 
 
@@ -62,7 +60,7 @@ def _extract(archive: Path, scratch: Path, source: str) -> None:
             for member in tar:
                 content = tar.extractfile(member) if member.isreg() and _is_safe(member.name) else None
                 if content is not None:
-                    _write(content, scratch / PurePosixPath(member.name.lstrip("/")))
+                    _write(content, scratch / member.name.lstrip("/"))
     except _BROKEN as error:
         reason = str(error).partition("\n")[0]
         raise DownloadRefused(
@@ -90,11 +88,11 @@ def _model(scratch: Path, inside: str, source: str) -> list[RemoteFile]:
     files = [RemoteFile(path.as_posix(), path.as_posix(), 0) for path in paths]
     if is_gguf(inside):
         same = [path for path in paths if f"/{path.as_posix()}".endswith(f"/{inside}")]
-        nearest = min(same, key=lambda path: (len(path.parts), path), default=Path(inside))
+        nearest = min(same, key=_depth, default=Path(inside))
         return wanted(files, nearest.as_posix(), source)
     folders = {path.parent for path in paths if path.name == "config.json" or is_gguf(path.name)}
     refused: ModelNotFound | None = None
-    for folder in sorted(folders, key=lambda folder: (len(folder.parts), folder)):
+    for folder in sorted(folders, key=_depth):
         if folder.is_relative_to(inside):
             try:
                 return wanted(files, "" if folder == Path() else folder.as_posix(), source)
@@ -102,3 +100,8 @@ def _model(scratch: Path, inside: str, source: str) -> list[RemoteFile]:
                 refused = refused or error
     where = f" at {inside}" if inside else ""
     raise refused or ModelNotFound(f"{source} holds neither a config.json nor a GGUF file{where}.")
+
+
+def _depth(path: Path) -> tuple[int, Path]:
+    """The nearest to the root first."""
+    return len(path.parts), path
