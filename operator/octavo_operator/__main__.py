@@ -59,7 +59,10 @@ async def run(settings: Settings, login: kopf.ConnectionInfo) -> None:
     """The operator's whole life."""
     async with running(settings, access_by(login)) as operator:
         await kopf.operator(
-            registry=handlers.registry(login, operator.stop), settings=handlers.settings(), clusterwide=True
+            registry=handlers.registry(login, operator.stop),
+            settings=handlers.settings(),
+            clusterwide=True,
+            ready_flag=operator.begun,
         )
 
 

@@ -95,7 +95,11 @@ class Controller:
 class Running:
     """An operator at work, or standing by."""
 
-    def __init__(self, election: Election | Alone, tasks: Iterable["asyncio.Task[None]"]) -> None:
+    def __init__(
+        self, election: Election | Alone, begun: asyncio.Event, tasks: Iterable["asyncio.Task[None]"]
+    ) -> None:
+        """`begun` is to be set when the process heeds signals."""
+        self.begun = begun
         self._election = election
         self._tasks = list(tasks)
 
@@ -124,7 +128,10 @@ async def running(settings: Settings, access: Access) -> AsyncIterator[Running]:
         election = _election(renewing, settings, telemetry)
         controller = Controller(client, settings, telemetry, election)
         cluster = controller.cluster
-        app = health.application(telemetry, lambda: cluster.is_synced, lambda: cluster.last_heard)
+        begun = asyncio.Event()
+        app = health.application(
+            telemetry, lambda: cluster.is_synced, lambda: cluster.last_heard, begun.is_set
+        )
         work_to_do = [
             election.run(cluster.synced),  # a right or a CRD that is missing here may be there for another
             controller.run(),
@@ -132,7 +139,7 @@ async def running(settings: Settings, access: Access) -> AsyncIterator[Running]:
         ]
         if settings.metrics_api:
             work_to_do.append(MetricsService(client, cluster, settings, controller.scraper, election).run())
-        operator = Running(election, map(group.create_task, work_to_do))
+        operator = Running(election, begun, map(group.create_task, work_to_do))
         try:
             await controller.started.wait()  # kopf takes later tasks for its own, and waits for their end
             yield operator

@@ -13,9 +13,13 @@ MOST_SILENT = (
 
 
 def application(
-    telemetry: Telemetry, is_synced: Callable[[], bool], last_heard: Callable[[], float]
+    telemetry: Telemetry,
+    is_synced: Callable[[], bool],
+    last_heard: Callable[[], float],
+    has_begun: Callable[[], bool],
 ) -> web.Application:
-    """`last_heard` is the monotonic time at which the most silent watch was last heard."""
+    """`last_heard` is the monotonic time at which the most silent watch was last heard; `has_begun` says
+    whether a SIGTERM is heeded: one that comes earlier ends the process with its Lease in hand."""
 
     async def healthz(_: web.Request) -> web.Response:
         silent = time.monotonic() - last_heard()
@@ -24,11 +28,11 @@ def application(
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        return (
-            web.Response(text="ok\n")
-            if is_synced()
-            else web.Response(status=503, text="caches are being filled\n")
-        )
+        if not is_synced():
+            return web.Response(status=503, text="caches are being filled\n")
+        if not has_begun():
+            return web.Response(status=503, text="the process is starting\n")
+        return web.Response(text="ok\n")
 
     async def metrics(request: web.Request) -> web.Response:
         body = telemetry.exposition(request.query.getall("name[]", ()))  # as in Prometheus' own clients

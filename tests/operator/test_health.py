@@ -13,9 +13,16 @@ from octavo_operator.telemetry import Telemetry
 
 
 async def get(
-    path: str, *, synced: bool = True, silent: float = 0.0, telemetry: Telemetry | None = None
+    path: str,
+    *,
+    synced: bool = True,
+    silent: float = 0.0,
+    begun: bool = True,
+    telemetry: Telemetry | None = None,
 ) -> tuple[int, str]:
-    app = application(telemetry or Telemetry(), lambda: synced, lambda: time.monotonic() - silent)
+    app = application(
+        telemetry or Telemetry(), lambda: synced, lambda: time.monotonic() - silent, lambda: begun
+    )
     async with TestClient(TestServer(app)) as http:
         answer = await http.get(path)
         return answer.status, await answer.text()
@@ -35,6 +42,11 @@ async def test_a_silent_watch_is_unhealthy_and_an_empty_cache_unready(
     path: str, synced: bool, silent: float, status: int
 ) -> None:
     assert (await get(path, synced=synced, silent=silent))[0] == status
+
+
+async def test_an_operator_that_would_not_heed_a_signal_is_unready() -> None:
+    assert await get("/readyz", begun=False) == (503, "the process is starting\n")
+    assert (await get("/healthz", begun=False))[0] == 200
 
 
 async def test_metrics_can_be_asked_for_by_name(make: Callable[..., LLMDeployment]) -> None:
