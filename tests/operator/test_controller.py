@@ -86,6 +86,7 @@ async def operator(world: World) -> AsyncIterator[asyncio.Future[Running]]:
 
     async def live(access: Access) -> None:
         async with running(world.settings, access) as found:
+            found.begun.set()  # as kopf does
             started.set_result(found)
             await asyncio.Event().wait()
 
