@@ -129,6 +129,8 @@ class Election:
     async def _try_to_hold(self) -> bool:
         """The answer counts from when it was asked for."""
         asked = time.monotonic()
+        if self._patience.seconds(asked) > 0:  # heard just now; to write over it would be no conflict
+            return False
         try:
             async with asyncio.timeout(min(ATTEMPT, max(RETRY, self._until - asked))):
                 await self._write()

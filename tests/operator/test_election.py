@@ -201,6 +201,23 @@ async def test_an_answer_that_comes_after_another_has_taken_the_lease_makes_no_l
     await asyncio.wait([task, other])
 
 
+async def test_a_lease_that_another_takes_just_before_the_write_is_left_to_it() -> None:
+    server = LeaseServer()
+    taken = 0.0
+
+    async def overtaken() -> None:  # heard after the turn has come, and before the write that follows
+        nonlocal taken
+        taken = asyncio.get_running_loop().time()
+        server.write("MODIFIED", {**(server.spec or {}), "holderIdentity": "second"})
+
+    first = candidate(server, "first")
+    task = asyncio.create_task(first.run(overtaken))
+    await renewal(server)
+    task.cancel()
+    await asyncio.wait([task])
+    assert asyncio.get_running_loop().time() - taken >= 1, "the second's Lease had not run out"
+
+
 async def test_a_renewal_that_gets_no_answer_is_tried_again_in_time() -> None:
     server = LeaseServer()
     leader = candidate(server, "first")

