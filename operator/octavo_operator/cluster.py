@@ -9,15 +9,16 @@ import msgspec
 
 from octavo_operator.api import LLMDeployment, Status, decode
 from octavo_operator.api_client import APPLY, MERGE, ApiClient
-from octavo_operator.errors import AlreadyExistsError, ApiError, NotFoundError, RefusedError
+from octavo_operator.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError, RefusedError
 from octavo_operator.informer import Changed, Informer
 from octavo_operator.kinds import CHILDREN, EVENT, POD, RESOURCE
-from octavo_operator.names import DEPLOYMENT_LABEL, Key
+from octavo_operator.names import DEPLOYMENT_LABEL, FIELD_MANAGER, Key
 from octavo_operator.observed import Child, Pod, decode_child, decode_pod
+from octavo_operator.ownership import handed_over
 from octavo_operator.plan import Apply, Delete
 
-NEVER = "1"
-"""A version that no object has: an apply that names it creates, or meets a conflict."""
+HAND_OVERS = 5
+"""Attempts to hand an object's fields over while others change it."""
 
 
 class Cluster(Protocol):
@@ -36,10 +37,10 @@ class Cluster(Protocol):
         """The resource itself, asked for directly."""
 
     async def apply(self, write: Apply) -> Child:
-        """Server-side apply, forced; the answer is in the cache afterwards.
+        """Create, or server-side apply, forced; the answer is in the cache afterwards.
 
         Raises:
-            ConflictError: the write creates, and there is an object of that name.
+            AlreadyExistsError: the write creates, and there is an object of that name.
         """
 
     async def delete(self, write: Delete) -> None:
@@ -159,22 +160,40 @@ class ApiCluster:
         return expected
 
     async def _send(self, write: Apply, key: Key) -> bytes:
-        meta = write.manifest["metadata"]
-        body = (
-            {**write.manifest, "metadata": {**meta, "resourceVersion": NEVER}}
-            if write.creates
-            else write.manifest
-        )
-        query = {"fieldManager": write.manager, "force": "true"}
+        if write.creates:
+            return await self._create(write, key)
+        known = self._informer(write.kind, key).get(key)
         path = CHILDREN[write.kind].path(*key)
+        if known is None or known.held_by_update:
+            await self._hand_over(write.kind, path)
+        query = {"fieldManager": write.manager, "force": "true"}
         try:
             return await self._client.request(
-                "PATCH", path, kind=write.kind, body=body, content_type=APPLY, query=query
+                "PATCH", path, kind=write.kind, body=write.manifest, content_type=APPLY, query=query
             )
         except RefusedError:
             if not write.repairs:
                 raise
             return await self._overwrite(write, path)
+
+    async def _create(self, write: Apply, key: Key) -> bytes:
+        """Strict, as applies are: a field that is not there is refused instead of dropped."""
+        query = {"fieldManager": write.manager, "fieldValidation": "Strict"}
+        path = CHILDREN[write.kind].path(key[0])
+        return await self._client.request("POST", path, kind=write.kind, body=write.manifest, query=query)
+
+    async def _hand_over(self, kind: str, path: str) -> None:
+        """Let the fields be the operator's by Apply, else what is no longer wanted would stay."""
+        for attempt in range(HAND_OVERS):
+            meta = msgspec.json.decode(await self._client.request("GET", path, kind=kind))["metadata"]
+            fields = handed_over(meta.get("managedFields", []), FIELD_MANAGER)
+            change = {"metadata": {"resourceVersion": meta["resourceVersion"], "managedFields": fields}}
+            try:
+                await self._client.request("PATCH", path, kind=kind, body=change, content_type=MERGE)
+                return
+            except ConflictError:
+                if attempt == HAND_OVERS - 1:
+                    raise
 
     async def _overwrite(self, write: Apply, path: str) -> bytes:
         """Replace whole lists: an item whose key somebody changed, such as a port, outlives an apply."""
@@ -189,7 +208,7 @@ class ApiCluster:
         try:
             path = {**CHILDREN, POD.name: POD}[write.kind].path(*write.key)
             await self._client.request("DELETE", path, kind=write.kind, body=options)
-        except NotFoundError:
+        except (NotFoundError, ConflictError):  # the latter: there is another of that name
             return
 
     async def patch_status(self, llmd: LLMDeployment, status: Status) -> LLMDeployment:

@@ -8,7 +8,7 @@ import msgspec
 
 from octavo_operator.api import LLMDeployment, Status
 from octavo_operator.desired.meta import Manifest
-from octavo_operator.errors import ConflictError
+from octavo_operator.errors import AlreadyExistsError
 from octavo_operator.names import Key
 from octavo_operator.observed import Child, Pod, decode_child
 from octavo_operator.plan import Apply, Delete
@@ -49,7 +49,7 @@ class FakeCluster:
         meta = write.manifest["metadata"]
         key = (meta["namespace"], meta["name"])
         if write.creates and (write.kind, key) in self.objects:
-            raise ConflictError(409, "Conflict", "there is one")
+            raise AlreadyExistsError(409, "AlreadyExists", "there is one")
         self.writes.append(f"apply {write.kind} as {write.manager}")
         self.put(write.manifest)
         return self._child(write.kind, key)

@@ -8,6 +8,7 @@ import msgspec
 
 from octavo_operator.names import (
     DEPLOYMENT_LABEL,
+    FIELD_MANAGER,
     GROUP,
     GROUP_LABEL,
     HASH_ANNOTATION,
@@ -19,6 +20,7 @@ from octavo_operator.names import (
     TEMPLATE_ANNOTATION,
     Key,
 )
+from octavo_operator.ownership import Held
 
 SCALED = frozenset({"Deployment", "StatefulSet", "GroupScale"})
 """Kinds with a number of replicas."""
@@ -90,6 +92,7 @@ class Child(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     scaled_by: str = ""
     template: str = ""  # hash of the pod template of a group
     leaving: bool = False
+    held_by_update: bool = False  # fields that an apply would not remove: see ownership
     replicas: int | None = None
     status: DeploymentStatus = DeploymentStatus()
     content: bytes = b"{}"
@@ -123,8 +126,12 @@ class Child(msgspec.Struct, kw_only=True, frozen=True, gc=False):
         return other is not None and msgspec.structs.replace(self, version=other.version) == other
 
 
+class _ChildMeta(Meta, frozen=True):
+    managed_fields: list[Held] = []
+
+
 class _ChildObject(Wire, frozen=True):
-    metadata: Meta
+    metadata: _ChildMeta
     spec: msgspec.Raw = msgspec.Raw(b"{}")
     status: msgspec.Raw = msgspec.Raw(b"{}")
     automount_service_account_token: bool | None = None
@@ -167,6 +174,7 @@ def decode_child(kind: str, data: bytes | msgspec.Raw) -> Child:
         scaled_by=meta.annotations.get(SCALED_BY_ANNOTATION, ""),
         template=meta.annotations.get(TEMPLATE_ANNOTATION, ""),
         leaving=meta.deletion_timestamp is not None,
+        held_by_update=any(held.is_update_of(FIELD_MANAGER) for held in meta.managed_fields),
         replicas=_scale_decoder.decode(found.spec).replicas if scaled else None,
         status=_status_decoder.decode(found.status) if scaled else DeploymentStatus(),
         content=_encoder.encode(content),

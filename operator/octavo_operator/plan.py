@@ -14,7 +14,7 @@ from octavo_operator.observed import Child, Children, slot
 
 
 class Apply(msgspec.Struct, frozen=True):
-    """Server-side apply of a manifest, forced; one that `creates` does so only where the name is free."""
+    """Server-side apply of a manifest, forced; or its creation, where the name is free, if it `creates`."""
 
     manifest: Manifest
     manager: str = FIELD_MANAGER

@@ -15,7 +15,7 @@ from octavo_operator.conditions import READY, Seen, ready_condition, status_of
 from octavo_operator.desired.children import children, wanted_template
 from octavo_operator.desired.meta import Defaults
 from octavo_operator.downloads import Downloads
-from octavo_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError
+from octavo_operator.errors import AlreadyExistsError, ApiError, NotFoundError, RefusedError
 from octavo_operator.events import Recorder, Type
 from octavo_operator.groups import chosen, companions, workload
 from octavo_operator.image_volumes import lost_volume
@@ -124,12 +124,11 @@ class Reconciler:
         for write, error in outcomes:
             if isinstance(error, RefusedError):
                 blockers.append(_refusal(write, error))
-            elif isinstance(error, ConflictError) and write.creates:
+            elif isinstance(error, AlreadyExistsError):
                 blockers += await self._make_way(llmd, write)
         blockers += [_kept(write, error) for write, error in deletions if isinstance(error, RefusedError)]
-        unexpected = [
-            r for r in results if isinstance(r, Exception) and not isinstance(r, RefusedError | ConflictError)
-        ]
+        foreseen = (RefusedError, AlreadyExistsError)
+        unexpected = [r for r in results if isinstance(r, Exception) and not isinstance(r, foreseen)]
         if unexpected:
             raise unexpected[0]
         return blockers

@@ -42,6 +42,8 @@ CHILDREN = {
 APISERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
 CERTIFICATE = f"/api/v1/namespaces/{NAMESPACE}/secrets/octavo-metrics-tls"
 MERGE = {"Content-Type": "application/merge-patch+json"}
+OF_GROUPS = {"statefulsets", "groupscales"}
+HASH = "octavo.dev/desired-hash"
 TYPES = {"groupscales": {"apiVersion": "octavo.dev/v1alpha1", "kind": "GroupScale"}}
 GROUPS = {"parallelism": {"tensor": 2, "pods": 2}}
 AUTOSCALING = {"maxReplicas": 4, "queueDepth": 4}
@@ -235,9 +237,21 @@ class Story:
         found = self._kube.get(f"{LLMDS}/{name}").json().get("status", {}).get("conditions", [])
         return next((c["reason"] for c in found if c["type"] == "Ready"), "")
 
-    def makes_all_children(self) -> None:
+    def makes_all_children_and_puts_them_right(self) -> None:
         self._kube.post(LLMDS, json=model("all", autoscaling=AUTOSCALING)).raise_for_status()
         wait("the status", lambda: self.reason("all") == "Loading")
+        for kind in CHILDREN.keys() - OF_GROUPS:
+            self.puts_right(kind)
+
+    def puts_right(self, kind: str, name: str = "all") -> None:
+        """What somebody took from a child, which is there."""
+        path = f"{CHILDREN[kind]}{kind}/{name}"
+        taken = {"metadata": {"annotations": {HASH: None}}}
+        self._kube.patch(path, json=taken, headers=MERGE).raise_for_status()
+        wait(
+            f"{kind} put right",
+            lambda: HASH in self._kube.get(path).json()["metadata"].get("annotations", {}),
+        )
 
     def deletes_what_is_no_longer_wanted(self) -> None:
         spec = {
@@ -254,6 +268,8 @@ class Story:
         wait("no Deployment", lambda: self._leaves("deployments"))
         path = f"{CHILDREN['statefulsets']}statefulsets/all-0"
         wait("a group", lambda: self._kube.get(path).is_success)
+        self.puts_right("groupscales")
+        self.puts_right("statefulsets", "all-0")
         self._loses_a_member(self._kube.get(path).json()["spec"]["template"])
         body = {"spec": {"parallelism": None}}
         self._kube.patch(f"{LLMDS}/all", json=body, headers=MERGE).raise_for_status()
@@ -306,7 +322,7 @@ class Story:
 
 def of_kind(kind: str) -> dict[str, Any]:
     """The spec of a resource that has such a child."""
-    return GROUPS if kind in ("statefulsets", "groupscales") else {"autoscaling": AUTOSCALING}
+    return GROUPS if kind in OF_GROUPS else {"autoscaling": AUTOSCALING}
 
 
 LABELS = {"matchLabels": {"app": "x"}}
@@ -410,7 +426,7 @@ def test_the_operator_asks_for_all_that_the_chart_grants_and_for_nothing_else(
         wait("the authority", lambda: len(trusted(kube)) == 1)
         former = trusted(kube)
         story = Story(kube)
-        story.makes_all_children()
+        story.makes_all_children_and_puts_them_right()
         story.deletes_what_is_no_longer_wanted()
         story.makes_groups_and_a_single_pod_again()
         story.looks_at_who_has_its_name()
