@@ -141,10 +141,6 @@ def _remote(layer: Mapping[str, Any], source: str) -> RemoteFile:
     unpack = notes.get(_UNPACK) == "true" or (
         archive is not None and (not title or kind.startswith(_MODEL_PACK))
     )
-    if unpack and kind.endswith("zstd"):
-        raise DownloadRefused(
-            f"{source} has a layer in zstd ({kind}), which is not unpacked; push it with gzip or as tar."
-        )
     path = title.removeprefix("./").strip("/") if title and not unpack else digest.replace(":", "-")
     algorithm, _, value = digest.partition(":")
     if algorithm != "sha256" or ".." in path.split("/"):

@@ -8,16 +8,21 @@ import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
+
+import zstandard
 
 from octavo_engine.errors import DownloadRefused, ModelNotFound
 from octavo_engine.sources.repository import RemoteFile, distinct
 from octavo_engine.sources.wanted import is_gguf, may_be_taken, wanted
 
 COPIED_AT_ONCE = 1 << 20  # bytes
-_BROKEN = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
+_FRAME = b"\x28\xb5\x2f\xfd"  # how zstd begins
+_SKIPPABLE = b"\x2a\x4d\x18"  # or how, after a byte of 0x50 to 0x5f
+_BROKEN = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, zstandard.ZstdError)
 
 
 def room_to_unpack(files: Sequence[RemoteFile]) -> int:
@@ -56,7 +61,7 @@ def _lay(path: Path, over: Path) -> None:
 
 def _extract(archive: Path, scratch: Path, source: str) -> None:
     try:
-        with tarfile.open(archive) as tar:
+        with _opened(archive) as tar:
             for member in tar:
                 content = tar.extractfile(member) if member.isreg() and _is_safe(member.name) else None
                 if content is not None:
@@ -66,6 +71,21 @@ def _extract(archive: Path, scratch: Path, source: str) -> None:
         raise DownloadRefused(
             f"The layer {archive.name} of {source} cannot be unpacked: {reason}; push it again."
         ) from error
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
+    """The tar in ``archive``, whatever compresses it: media types do not always tell."""
+    with archive.open("rb") as file:
+        head = file.read(len(_FRAME))
+        file.seek(0)
+        if head != _FRAME and head[1:] != _SKIPPABLE:
+            with tarfile.open(fileobj=file) as tar:
+                yield tar
+            return
+        content = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+        with content, tarfile.open(fileobj=content, mode="r|") as tar:
+            yield tar
 
 
 def _write(content: IO[bytes], path: Path) -> None:

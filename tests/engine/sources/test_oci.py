@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from e2e.servers.processes import registry
 from e2e.servers.pushing import MANIFEST, Pusher
 from tests.engine.sources.conftest import NewFetcher, names
@@ -96,13 +97,12 @@ def test_a_model_pack_of_files_and_folders_is_whole(pusher: Pusher, new_fetcher:
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
 
 
-def test_layers_in_zstd_are_refused_before_they_are_downloaded(
-    pusher: Pusher, new_fetcher: NewFetcher
-) -> None:
-    layer = pusher.blob("team/zstd", b"anything")
-    pusher.image("team/zstd", "1", [{**layer, "mediaType": "application/vnd.oci.image.layer.v1.tar+zstd"}])
-    with pytest.raises(DownloadRefused, match=r"team/zstd:1 has a layer in zstd .*; push it with gzip"):
-        new_fetcher(pusher.url).fetch(source("team/zstd:1"))
+def test_layers_may_be_compressed_with_zstd(pusher: Pusher, new_fetcher: NewFetcher) -> None:
+    content = zstandard.compress(tar({"config.json": b"{}", "model.safetensors": WEIGHTS}))
+    kind = "application/vnd.oci.image.layer.v1.tar+zstd"
+    pusher.image("team/zstd", "1", [{**pusher.blob("team/zstd", content), "mediaType": kind}])
+    folder = new_fetcher(pusher.url).fetch(source("team/zstd:1"))
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
 
 
 def test_an_index_leads_to_the_image_of_this_machine(pusher: Pusher, new_fetcher: NewFetcher) -> None:

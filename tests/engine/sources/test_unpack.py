@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import zstandard
 from tests.engine.sources.test_oci import tar
 
 from octavo_engine.errors import DownloadRefused, ModelNotFound
@@ -82,8 +83,28 @@ def test_archives_without_the_model_are_refused(
         unpacked(tmp_path, {archive("a"): tar(layer)}, inside)
 
 
+SKIPPABLE = b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"notes"
+
+
+@pytest.mark.parametrize("skipped", [b"", SKIPPABLE], ids=["", "after a skippable frame"])
+def test_zstd_is_read_in_as_many_frames_as_it_has(tmp_path: Path, skipped: bytes) -> None:
+    """Layers that can be fetched in parts have a frame for each file, and a table in skippable ones."""
+    content = tar(MODEL)
+    frames = [zstandard.compress(content[at : at + 1000]) for at in range(0, len(content), 1000)]
+    assert unpacked(tmp_path, {archive("a"): skipped + SKIPPABLE.join(frames) + SKIPPABLE}) == MODEL
+
+
 @pytest.mark.parametrize(
-    "content", [b"no tar at all", gzip.compress(tar(MODEL))[:60], b"\x1f\x8b\x08" + bytes(80)]
+    "content",
+    [
+        b"no tar at all",
+        b"",
+        gzip.compress(tar(MODEL))[:60],
+        b"\x1f\x8b\x08" + bytes(80),
+        zstandard.compress(tar(MODEL))[:60],
+        zstandard.compress(b"no tar at all"),
+        b"\x28\xb5\x2f\xfd" + bytes(80),
+    ],
 )
 def test_a_broken_layer_is_named(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(DownloadRefused, match=r"The layer a of oci://.* cannot be unpacked: "):
