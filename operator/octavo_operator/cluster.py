@@ -163,9 +163,42 @@ class ApiCluster:
         if write.creates:
             return await self._create(write, key)
         known = self._informer(write.kind, key).get(key)
-        path = CHILDREN[write.kind].path(*key)
         if known is None or known.held_by_update:
-            await self._hand_over(write.kind, path)
+            try:
+                await self._hand_over(write, key)
+            except RefusedError:  # a policy judges what is there, which this write may be to put right
+                await self._send_apply(write, key)
+                await self._hand_over(write, key)
+        return await self._send_apply(write, key)
+
+    async def _create(self, write: Apply, key: Key) -> bytes:
+        """Strict, as applies are: a field that is not there is refused instead of dropped."""
+        query = {"fieldManager": write.manager, "fieldValidation": "Strict"}
+        path = CHILDREN[write.kind].path(key[0])
+        try:
+            return await self._client.request("POST", path, kind=write.kind, body=write.manifest, query=query)
+        except RefusedError as error:  # quotas and policies are asked before the name is
+            if await self.look_up(write.kind, key) is None:
+                raise
+            raise AlreadyExistsError(error.status, error.reason, str(error)) from error
+
+    async def _hand_over(self, write: Apply, key: Key) -> None:
+        """Let the fields be the operator's by Apply, else what is no longer wanted would stay."""
+        path = CHILDREN[write.kind].path(*key)
+        for attempt in range(HAND_OVERS):
+            found = msgspec.json.decode(await self._client.request("GET", path, kind=write.kind))
+            meta = found["metadata"]
+            fields = handed_over(meta.get("managedFields", []), FIELD_MANAGER, write.manifest)
+            change = {"metadata": {"resourceVersion": meta["resourceVersion"], "managedFields": fields}}
+            try:
+                await self._client.request("PATCH", path, kind=write.kind, body=change, content_type=MERGE)
+                return
+            except ConflictError:
+                if attempt == HAND_OVERS - 1:
+                    raise
+
+    async def _send_apply(self, write: Apply, key: Key) -> bytes:
+        path = CHILDREN[write.kind].path(*key)
         query = {"fieldManager": write.manager, "force": "true"}
         try:
             return await self._client.request(
@@ -175,25 +208,6 @@ class ApiCluster:
             if not write.repairs:
                 raise
             return await self._overwrite(write, path)
-
-    async def _create(self, write: Apply, key: Key) -> bytes:
-        """Strict, as applies are: a field that is not there is refused instead of dropped."""
-        query = {"fieldManager": write.manager, "fieldValidation": "Strict"}
-        path = CHILDREN[write.kind].path(key[0])
-        return await self._client.request("POST", path, kind=write.kind, body=write.manifest, query=query)
-
-    async def _hand_over(self, kind: str, path: str) -> None:
-        """Let the fields be the operator's by Apply, else what is no longer wanted would stay."""
-        for attempt in range(HAND_OVERS):
-            meta = msgspec.json.decode(await self._client.request("GET", path, kind=kind))["metadata"]
-            fields = handed_over(meta.get("managedFields", []), FIELD_MANAGER)
-            change = {"metadata": {"resourceVersion": meta["resourceVersion"], "managedFields": fields}}
-            try:
-                await self._client.request("PATCH", path, kind=kind, body=change, content_type=MERGE)
-                return
-            except ConflictError:
-                if attempt == HAND_OVERS - 1:
-                    raise
 
     async def _overwrite(self, write: Apply, path: str) -> bytes:
         """Replace whole lists: an item whose key somebody changed, such as a port, outlives an apply."""

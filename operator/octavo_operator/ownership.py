@@ -5,7 +5,7 @@ is held by an Update, and an apply never removes such a field: before a child's 
 handed over. https://kubernetes.io/docs/reference/using-api/server-side-apply
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -25,19 +25,32 @@ class Held(msgspec.Struct, rename="camel", frozen=True, gc=False):
         return (self.manager, self.operation, self.subresource) == (manager, UPDATE, "")
 
 
-def handed_over(entries: Iterable[dict[str, Any]], manager: str) -> list[dict[str, Any]]:
-    """metadata.managedFields with the `manager`'s by Update added to those that it holds by Apply."""
+def handed_over(
+    entries: Iterable[dict[str, Any]], manager: str, manifest: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """metadata.managedFields with the `manager`'s by Update added to those that it holds by Apply.
+
+    Defaults are among them, and come back as such; but the number of replicas is left to whoever scales,
+    where the `manifest` to be applied has none.
+    """
     kept: list[dict[str, Any]] = []
-    applied: dict[str, dict[str, Any]] = {}
+    applied: dict[str, Any] = {}  # there is one of a manager, whatever its apiVersion
     for entry in entries:
         held = msgspec.convert(entry, Held)
-        if held.is_update_of(manager) or (held.manager, held.operation) == (manager, APPLY):
-            version = str(entry.get("apiVersion"))
-            fields = joined(applied.get(version, {}).get("fieldsV1", {}), entry.get("fieldsV1", {}))
-            applied[version] = {**entry, "operation": APPLY, "fieldsV1": fields}
-        else:
+        fields = entry.get("fieldsV1", {})
+        if held.is_update_of(manager):
+            if "replicas" not in manifest.get("spec", {}):
+                fields = _without_replicas(fields)
+        elif (held.manager, held.operation) != (manager, APPLY):
             kept.append(entry)
-    return [*applied.values(), *kept]
+            continue
+        applied = {**entry, "operation": APPLY, "fieldsV1": joined(applied.get("fieldsV1", {}), fields)}
+    return [applied, *kept] if applied else kept
+
+
+def _without_replicas(fields: dict[str, Any]) -> dict[str, Any]:
+    spec = {name: below for name, below in fields.get("f:spec", {}).items() if name != "f:replicas"}
+    return {**fields, "f:spec": spec} if "f:spec" in fields else fields
 
 
 def joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

@@ -141,7 +141,10 @@ class Reconciler:
             return [_awaited(write.kind)]
         if not found.is_of(llmd.metadata.uid):
             return [_taken(write.kind)]
-        await self._apply(msgspec.structs.replace(write, creates=False, repairs=True))
+        try:
+            await self._apply(msgspec.structs.replace(write, creates=False, repairs=True))
+        except RefusedError as error:
+            return [_refusal(write, error)]
         return []
 
     async def _apply(self, write: Apply) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,19 +22,32 @@ OTHERS = [
 
 def test_what_was_created_is_applied() -> None:
     fields = {"f:spec": {".": {}, "f:ports": {'k:{"port":80}': {"f:name": {}}}}}
-    assert handed_over([*OTHERS, entry("Update", fields)], "me") == [entry("Apply", fields), *OTHERS]
+    assert handed_over([*OTHERS, entry("Update", fields)], "me", {}) == [entry("Apply", fields), *OTHERS]
 
 
 def test_what_was_applied_before_stays_so() -> None:
     one, other = {"f:spec": {"f:a": {}, "f:b": {"f:c": {}}}}, {"f:spec": {"f:b": {"f:d": {}}}}
     both = {"f:spec": {"f:a": {}, "f:b": {"f:c": {}, "f:d": {}}}}
-    assert handed_over([entry("Apply", one), entry("Update", other)], "me") == [entry("Apply", both)]
+    assert handed_over([entry("Apply", one), entry("Update", other)], "me", {}) == [entry("Apply", both)]
 
 
-def test_versions_are_kept_apart() -> None:
-    """What is applied in one version and held in another: the API server converts each by itself."""
+def test_there_is_one_apply_of_a_manager_in_whatever_version() -> None:
+    """The API server tells Applies apart by their managers alone."""
     former = entry("Apply", {"f:a": {}}) | {"apiVersion": "v1beta1"}
-    assert handed_over([former, entry("Update", {"f:b": {}})], "me") == [former, entry("Apply", {"f:b": {}})]
+    found = handed_over([former, entry("Update", {"f:b": {}})], "me", {})
+    assert found == [entry("Apply", {"f:a": {}, "f:b": {}})]
+
+
+@pytest.mark.parametrize(
+    ("spec", "held"), [({"replicas": 2}, {"f:a": {}, "f:replicas": {}}), ({"a": 1}, {"f:a": {}})]
+)
+def test_replicas_are_held_where_they_are_told(spec: dict[str, Any], held: dict[str, Any]) -> None:
+    created = entry("Update", {"f:spec": {"f:a": {}, "f:replicas": {}}})
+    assert handed_over([created], "me", {"spec": spec}) == [entry("Apply", {"f:spec": held})]
+
+
+def test_where_nothing_is_held_nothing_changes() -> None:
+    assert handed_over(OTHERS, "me", {}) == OTHERS
 
 
 TREES = st.recursive(
