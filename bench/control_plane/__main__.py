@@ -47,7 +47,7 @@ class Bench:
         return kind(self.control_plane.kubeconfig, kind.name, log, lease)
 
     async def figures(self) -> Found:
-        """One operator after the other, but for single resources, which they make in turn."""
+        """One operator after the other and alone, but for single resources, which they make in turn."""
         operators = [self.operator(kind) for kind in KINDS]
         watchers = [Watcher(self.session, operator.namespace) for operator in operators]
         found: Found = {}
@@ -59,9 +59,13 @@ class Bench:
                 await stack.enter_async_context(watcher.watching(RESOURCES, *CHILDREN))
             pairs = list(zip(operators, watchers, strict=True))
             singles = await measures.one_by_one(self.session, pairs, 200 // self.share)
+            for operator, _ in pairs:
+                await clear(self.session, operator.namespace)
+                await operator.stop()
             for operator, watcher in pairs:
                 found[operator.name] |= singles[operator.name]
-                await clear(self.session, operator.namespace)
+                await operator.start()
+                await measures.first(self.session, watcher, "awake")
                 await operator.settled()
                 found[operator.name] |= await self._bulk(operator, watcher)
                 await operator.stop()
@@ -144,7 +148,8 @@ def rows_of(part: str, found: Found) -> list[dict[str, Any]]:
 
 CONDITIONS = {
     "figures": "Octavo and a controller-runtime operator of the same job on one API server, five children "
-    "each; single resources by turns, then 1,000 at once; 50 Deployments edited, 50 Services deleted by hand",
+    "each; single resources by turns, then each alone 1,000 at once; 50 Deployments edited, 50 Services "
+    "deleted by hand",
     "failover": f"two replicas each; {ROUNDS} times kill -9 of the leader, until a new "
     "resource has its children",
     "metric-age": f"two replicas, {metric_age.PODS} pods, asked through the API server every 0.1 to 3 s; "
