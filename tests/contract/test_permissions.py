@@ -244,10 +244,10 @@ class Story:
             self.puts_right(kind)
 
     def puts_right(self, kind: str, name: str = "all") -> None:
-        """What somebody took from a child, which is there."""
+        """What somebody took from a child."""
         path = f"{CHILDREN[kind]}{kind}/{name}"
         taken = {"metadata": {"annotations": {HASH: None}}}
-        self._kube.patch(path, json=taken, headers=MERGE).raise_for_status()
+        wait(f"{kind}", lambda: self._kube.patch(path, json=taken, headers=MERGE).is_success)
         wait(
             f"{kind} put right",
             lambda: HASH in self._kube.get(path).json()["metadata"].get("annotations", {}),
