@@ -8,17 +8,14 @@ from typing import Any, Protocol
 import msgspec
 
 from octavo_operator.api import LLMDeployment, Status, decode
-from octavo_operator.api_client import APPLY, MERGE, ApiClient
-from octavo_operator.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError, RefusedError
+from octavo_operator.api_client import MERGE, ApiClient
+from octavo_operator.child_writer import ChildWriter
+from octavo_operator.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError
 from octavo_operator.informer import Changed, Informer
 from octavo_operator.kinds import CHILDREN, EVENT, POD, RESOURCE
-from octavo_operator.names import DEPLOYMENT_LABEL, FIELD_MANAGER, Key
+from octavo_operator.names import DEPLOYMENT_LABEL, Key
 from octavo_operator.observed import Child, Pod, decode_child, decode_pod
-from octavo_operator.ownership import handed_over
 from octavo_operator.plan import Apply, Delete
-
-HAND_OVERS = 5
-"""Attempts to hand an object's fields over while others change it."""
 
 
 class Cluster(Protocol):
@@ -65,6 +62,7 @@ class ApiCluster:
     ) -> None:
         """`changed` hears of resources whose children or pods have changed, `heard` of resources."""
         self._client = client
+        self._writer = ChildWriter(client)
         self._changed = changed
         scopes = list(namespaces) or [""]
         self._pods_of: dict[Key, dict[str, Pod]] = {}
@@ -128,14 +126,7 @@ class ApiCluster:
             self._named_apart.setdefault(owner(present), set()).add((present.kind, present.key))
 
     async def look_up(self, kind: str, key: Key) -> Child | None:
-        try:
-            path = CHILDREN[kind].path(*key)
-            # Version 0 is answered from the API server's own cache.
-            return decode_child(
-                kind, await self._client.request("GET", path, kind=kind, query={"resourceVersion": "0"})
-            )
-        except NotFoundError:
-            return None
+        return await self._writer.look_up(kind, key)
 
     async def resource(self, key: Key) -> LLMDeployment | None:
         try:
@@ -150,7 +141,8 @@ class ApiCluster:
         expected = informer.get(key)
         self._writing.add(at)
         try:
-            expected = decode_child(write.kind, await self._send(write, key))
+            is_applied = expected is not None and not expected.held_by_update
+            expected = await self._writer.write(write, key, is_applied)
             informer.learn(key, expected)
             self._index(None, informer.get(key))
         finally:
@@ -158,63 +150,6 @@ class ApiCluster:
             if not _same(informer.get(key), expected):  # somebody else has written meanwhile
                 self._changed((key[0], meta.get("labels", {}).get(DEPLOYMENT_LABEL, key[1])))
         return expected
-
-    async def _send(self, write: Apply, key: Key) -> bytes:
-        if write.creates:
-            return await self._create(write, key)
-        known = self._informer(write.kind, key).get(key)
-        if known is None or known.held_by_update:
-            try:
-                await self._hand_over(write, key)
-            except RefusedError:  # a policy judges what is there, which this write may be to put right
-                await self._send_apply(write, key)
-                await self._hand_over(write, key)
-        return await self._send_apply(write, key)
-
-    async def _create(self, write: Apply, key: Key) -> bytes:
-        """Strict, as applies are: a field that is not there is refused instead of dropped."""
-        query = {"fieldManager": write.manager, "fieldValidation": "Strict"}
-        path = CHILDREN[write.kind].path(key[0])
-        try:
-            return await self._client.request("POST", path, kind=write.kind, body=write.manifest, query=query)
-        except RefusedError as error:  # quotas and policies are asked before the name is
-            if await self.look_up(write.kind, key) is None:
-                raise
-            raise AlreadyExistsError(error.status, error.reason, str(error)) from error
-
-    async def _hand_over(self, write: Apply, key: Key) -> None:
-        """Let the fields be the operator's by Apply, else what is no longer wanted would stay."""
-        path = CHILDREN[write.kind].path(*key)
-        for attempt in range(HAND_OVERS):
-            found = msgspec.json.decode(await self._client.request("GET", path, kind=write.kind))
-            meta = found["metadata"]
-            fields = handed_over(meta.get("managedFields", []), FIELD_MANAGER, write.manifest)
-            change = {"metadata": {"resourceVersion": meta["resourceVersion"], "managedFields": fields}}
-            try:
-                await self._client.request("PATCH", path, kind=write.kind, body=change, content_type=MERGE)
-                return
-            except ConflictError:
-                if attempt == HAND_OVERS - 1:
-                    raise
-
-    async def _send_apply(self, write: Apply, key: Key) -> bytes:
-        path = CHILDREN[write.kind].path(*key)
-        query = {"fieldManager": write.manager, "force": "true"}
-        try:
-            return await self._client.request(
-                "PATCH", path, kind=write.kind, body=write.manifest, content_type=APPLY, query=query
-            )
-        except RefusedError:
-            if not write.repairs:
-                raise
-            return await self._overwrite(write, path)
-
-    async def _overwrite(self, write: Apply, path: str) -> bytes:
-        """Replace whole lists: an item whose key somebody changed, such as a port, outlives an apply."""
-        query = {"fieldManager": write.manager}
-        return await self._client.request(
-            "PATCH", path, kind=write.kind, body=write.manifest, content_type=MERGE, query=query
-        )
 
     async def delete(self, write: Delete) -> None:
         policy = "Foreground" if write.awaits else "Background"
