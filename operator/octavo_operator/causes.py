@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from octavo_operator.names import CONTAINER, FETCH_CONTAINER
-from octavo_operator.observed import ContainerState, ContainerStatus, Pod, Terminated
+from octavo_operator.observed.pod import ContainerState, ContainerStatus, Pod, Terminated
 
 WRONG_SETTING = 2
 """The engine's exit code for a setting that will not mend by itself."""

@@ -6,7 +6,7 @@ from octavo_operator.api_client import APPLY, MERGE, ApiClient
 from octavo_operator.errors import AlreadyExistsError, ConflictError, NotFoundError, RefusedError
 from octavo_operator.kinds import CHILDREN
 from octavo_operator.names import FIELD_MANAGER, Key
-from octavo_operator.observed import Child, decode_child
+from octavo_operator.observed.child import Child, decode_child
 from octavo_operator.ownership import handed_over
 from octavo_operator.plan import Apply
 

@@ -14,7 +14,8 @@ from octavo_operator.errors import AlreadyExistsError, ApiError, ConflictError, 
 from octavo_operator.informer import Changed, Informer
 from octavo_operator.kinds import CHILDREN, EVENT, POD, RESOURCE
 from octavo_operator.names import DEPLOYMENT_LABEL, Key
-from octavo_operator.observed import Child, Pod, decode_child, decode_pod
+from octavo_operator.observed.child import Child, decode_child
+from octavo_operator.observed.pod import Pod, decode_pod
 from octavo_operator.plan import Apply, Delete
 
 

@@ -10,26 +10,28 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from octavo_operator.api import Condition, Download, LLMDeployment, Status
+from octavo_operator.api import Condition, LLMDeployment, Status
 from octavo_operator.causes import Cause, worst, worst_member
 from octavo_operator.desired.meta import selector
-from octavo_operator.observed import Child, DeploymentStatus, Pod
+from octavo_operator.downloads import Fetching
+from octavo_operator.observed.child import Child, DeploymentStatus
+from octavo_operator.observed.pod import Pod
 
-DOWNLOADING = "Downloading"
+DOWNLOADING, DOWNLOAD_FAILED = "Downloading", "DownloadFailed"
 READY, LOADING, ROLLING, SCALED_TO_ZERO = "AllPodsReady", "Loading", "RollingOut", "ScaledToZero"
 
 
 class Seen(msgspec.Struct, frozen=True):
     """All that a resource's status is made of. `blockers` kept the operator from making a child right.
 
-    `downloads`: how far the pods are, by name, whose model is on its way.
+    `downloads`: what the pods say, by name, whose model is on its way.
     """
 
     deployment: Child | None
     pods: Sequence[Pod]
     template: str  # hash of the pod template that is wanted
     blockers: Sequence[Cause] = ()
-    downloads: Mapping[str, Download] = {}
+    downloads: Mapping[str, Fetching] = {}
     sleeps: bool = False  # without requests no pods are wanted
     rescaled: bool = False  # the operator itself has just set the number of replicas
 
@@ -38,6 +40,7 @@ def status_of(llmd: LLMDeployment, seen: Seen, now: str) -> Status:
     """The whole status; equal to the former one, times included, when nothing has changed."""
     found = seen.deployment.status if seen.deployment else DeploymentStatus()
     wanted = wanted_replicas(llmd, seen.deployment)
+    fetching = slowest(seen)
     return Status(
         pods_per_replica=llmd.spec.group_size,
         observed_generation=llmd.metadata.generation,
@@ -45,7 +48,7 @@ def status_of(llmd: LLMDeployment, seen: Seen, now: str) -> Status:
         ready_replicas=found.ready_replicas,
         ready=f"{found.ready_replicas}/{wanted}",
         selector=",".join(f"{name}={value}" for name, value in selector(llmd.metadata.name).items()),
-        download=slowest(seen),
+        download=fetching.download if fetching else None,
         conditions=[_dated(c, llmd, now) for c in conditions(llmd, seen, wanted)],
         wake_requested=llmd.status.wake_requested,
         wake_handled=llmd.status.wake_requested if seen.rescaled else llmd.status.wake_handled,
@@ -103,17 +106,20 @@ def current_pods(seen: Seen) -> list[Pod]:
     return [pod for pod in seen.pods if pod.template == seen.template]
 
 
-def slowest(seen: Seen) -> Download | None:
+def slowest(seen: Seen) -> Fetching | None:
     """Of the current pods that download, the one that is least far."""
     found = [seen.downloads[pod.name] for pod in current_pods(seen) if pod.name in seen.downloads]
-    return min(found, key=lambda d: (d.percent, d.downloaded_bytes), default=None)
+    return min(found, key=lambda said: said.downloaded_bytes, default=None)
 
 
-def downloading(download: Download | None) -> Cause | None:
-    if download is None:
+def downloading(said: Fetching | None) -> Cause | None:
+    if said and said.trouble:
+        so_far = f" ({said.download.progress} is there)" if said.download else ""
+        return Cause(DOWNLOAD_FAILED, f"{said.trouble} It is tried again{so_far}.")
+    if said is None or said.download is None:
         return None
-    file = f", {download.file}" if download.file else ""
-    return Cause(DOWNLOADING, f"the model is being downloaded: {download.progress}{file}")
+    file = f", {said.download.file}" if said.download.file else ""
+    return Cause(DOWNLOADING, f"the model is being downloaded: {said.download.progress}{file}")
 
 
 def is_complete(deployment: Child, wanted: int) -> bool:

@@ -9,7 +9,7 @@ import msgspec
 
 from octavo_operator.downloads import Downloads, is_fetching, parse
 from octavo_operator.names import PORT, Key
-from octavo_operator.observed import Pod
+from octavo_operator.observed.pod import Pod
 from octavo_operator.pod_answer import read, url
 
 log = logging.getLogger(__name__)
@@ -52,9 +52,9 @@ class DownloadWatch:
     async def _ask(self, session: aiohttp.ClientSession, pod: Pod) -> None:
         try:
             async with session.get(url(pod, self._port, "/health")) as answer:
-                download = parse(await read(answer, LONGEST))
+                said = parse(await read(answer, LONGEST))
         except (TimeoutError, aiohttp.ClientError, msgspec.MsgspecError) as error:
             log.debug("download of %s/%s: %r", pod.namespace, pod.name, error)
             return
-        if download and self._downloads.take(pod, download):
+        if said and self._downloads.take(pod, said):
             self._changed(pod.key)

@@ -10,7 +10,8 @@ from octavo_operator.api import LLMDeployment, Status
 from octavo_operator.desired.meta import Manifest
 from octavo_operator.errors import AlreadyExistsError
 from octavo_operator.names import Key
-from octavo_operator.observed import Child, Pod, decode_child
+from octavo_operator.observed.child import Child, decode_child
+from octavo_operator.observed.pod import Pod
 from octavo_operator.plan import Apply, Delete
 
 ObjectName = tuple[str, Key]

@@ -10,7 +10,8 @@ import msgspec
 
 from octavo_operator.api import LLMDeployment
 from octavo_operator.names import GROUP_LABEL, group_name
-from octavo_operator.observed import Child, Children, DeploymentStatus, Pod
+from octavo_operator.observed.child import Child, Children, DeploymentStatus
+from octavo_operator.observed.pod import Pod
 
 
 class Group(msgspec.Struct, frozen=True):

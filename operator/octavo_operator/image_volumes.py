@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from octavo_operator.api import LLMDeployment
 from octavo_operator.causes import Cause
 from octavo_operator.desired.source import is_image
-from octavo_operator.observed import Child
+from octavo_operator.observed.child import Child
 
 
 def lost_volume(

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from octavo_operator.names import MANAGED_BY, MANAGED_BY_LABEL
-from octavo_operator.observed import Meta, Wire
+from octavo_operator.observed.wire import Meta, Wire
 
 DURATION = 14  # seconds without a renewal after which another may lead; takeover included, under 15
 DEADLINE = 10.0  # seconds without a renewal after which the holder stops, well before another starts

@@ -10,7 +10,7 @@ from octavo_operator.causes import BLOCKED
 from octavo_operator.compare import is_part
 from octavo_operator.desired.meta import Manifest
 from octavo_operator.names import FIELD_MANAGER, HASH_ANNOTATION, SCALE_MANAGER, Key
-from octavo_operator.observed import Child, Children, slot
+from octavo_operator.observed.child import Child, Children, slot
 
 
 class Apply(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 import aiohttp
 
-from octavo_operator.observed import Pod
+from octavo_operator.observed.pod import Pod
 
 
 def url(pod: Pod, port: int, path: str) -> str:

@@ -20,7 +20,7 @@ from octavo_operator.events import Recorder, Type
 from octavo_operator.groups import chosen, companions, workload
 from octavo_operator.image_volumes import lost_volume
 from octavo_operator.names import FIELD_MANAGER, Key, group_name
-from octavo_operator.observed import Child, slot
+from octavo_operator.observed.child import Child, slot
 from octavo_operator.plan import Apply, Delete, Plan, compared, plan
 from octavo_operator.store import Store
 from octavo_operator.telemetry import Telemetry

@@ -6,7 +6,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from octavo_operator.api import LLMDeployment
-from octavo_operator.observed import Pod
+from octavo_operator.observed.pod import Pod
 
 
 class ResourceCollector(Collector):

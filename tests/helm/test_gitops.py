@@ -11,7 +11,7 @@ import yaml
 from octavo_operator.api import LLMDeployment, parse
 from octavo_operator.causes import Cause
 from octavo_operator.conditions import Seen, status_of
-from octavo_operator.observed import Child, DeploymentStatus
+from octavo_operator.observed.child import Child, DeploymentStatus
 
 ROOT = Path(__file__).resolve().parents[2]
 GITOPS = ROOT / "manifests" / "gitops"

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from octavo_operator.api import Download, Status, parse
 from octavo_operator.causes import Cause, last_line, why
 from octavo_operator.conditions import Seen, status_of
-from octavo_operator.observed import Child, DeploymentStatus, Pod, PodStatus
+from octavo_operator.downloads import Fetching
+from octavo_operator.observed.child import Child, DeploymentStatus
+from octavo_operator.observed.pod import Pod, PodStatus
 
 NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:00:09Z"
 
@@ -49,10 +51,15 @@ def failed_fetch(code: int, said: str = "it failed") -> dict[str, Any]:
     return fetch(state={"running": {}}, lastState={"terminated": {"exitCode": code, "message": said}})
 
 
-def far(percent: int, file: str = "m.safetensors") -> Download:
-    return Download(
-        total_bytes=100, downloaded_bytes=percent, percent=percent, file=file, progress=f"{percent}% of 100 B"
+def far(percent: int, trouble: str = "") -> Fetching:
+    download = Download(
+        total_bytes=100,
+        downloaded_bytes=percent,
+        percent=percent,
+        file="m.safetensors",
+        progress=f"{percent}% of 100 B",
     )
+    return Fetching(download, trouble)
 
 
 def seen(child: Child | None, *pods: Pod, blockers: tuple[Cause, ...] = ()) -> Seen:
@@ -150,8 +157,25 @@ def test_a_download_is_told_with_the_pod_that_is_least_far(make: Any) -> None:
     view = Seen(deployment=deployment(), pods=pods, template="t", downloads={"a": far(60), "b": far(40)})
     status = status_of(make(), view, NOW)
     assert told(status) == {**WORKING, "reason": "Downloading"}
-    assert status.download == far(40)
+    assert status.download == far(40).download
     assert status.conditions[0].message == "the model is being downloaded: 40% of 100 B, m.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (Fetching(None, "The hub is away."), "The hub is away. It is tried again."),
+        (far(40, "It broke off."), "It broke off. It is tried again (40% of 100 B is there)."),
+    ],
+)
+def test_a_try_that_failed_is_told_while_there_will_be_another(
+    make: Any, said: Fetching, message: str
+) -> None:
+    pods = [pod(fetch(state={"running": {}}), name) for name in ("a", "b")]
+    view = Seen(deployment=deployment(), pods=pods, template="t", downloads={"a": far(60), "b": said})
+    status = status_of(make(), view, NOW)
+    assert told(status) == {**WORKING, "reason": "DownloadFailed"}
+    assert (status.conditions[0].message, status.download) == (message, said.download)
 
 
 def test_a_download_that_goes_on_is_not_blamed_for_a_former_try(make: Any) -> None:

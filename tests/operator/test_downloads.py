@@ -6,10 +6,11 @@ import msgspec
 import pytest
 from aiohttp import ClientSession, web
 
+from octavo_operator.api import Download
 from octavo_operator.download_watch import DownloadWatch
-from octavo_operator.downloads import Downloads, parse, size_text
+from octavo_operator.downloads import Downloads, Fetching, parse, size_text
 from octavo_operator.names import Key
-from octavo_operator.observed import Pod, PodStatus
+from octavo_operator.observed.pod import Pod, PodStatus
 
 
 def pod(name: str = "p", *, state: str = "running", left: datetime.datetime | None = None) -> Pod:
@@ -18,16 +19,18 @@ def pod(name: str = "p", *, state: str = "running", left: datetime.datetime | No
     return Pod(name=name, namespace="ns", deployment="m", left=left, status=status)
 
 
-def health(done: int, total: int, file: str = "f") -> bytes:
-    said = {"downloadedBytes": done, "totalBytes": total, "file": file}
+def health(done: int, total: int, file: str = "f", trouble: str = "") -> bytes:
+    said = {"downloadedBytes": done, "totalBytes": total, "file": file, "trouble": trouble}
     return msgspec.json.encode({"status": "downloading", "message": "m", "download": said})
 
 
 def test_what_a_pod_says_is_read() -> None:
     found = parse(health(420, 1000))
-    assert found is not None
-    assert (found.percent, found.file, found.progress) == (42, "f", "42% of 1.0 kB")
+    assert found == Fetching(
+        Download(downloaded_bytes=420, total_bytes=1000, percent=42, file="f", progress="42% of 1.0 kB")
+    )
     assert parse(health(0, 0)) is None
+    assert parse(health(0, 0, trouble="The hub is away.")) == Fetching(None, "The hub is away.")
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"status": "loading", "message": ""}'])
@@ -46,8 +49,11 @@ def test_sizes_in_words(count: int, text: str) -> None:
 
 def test_only_news_for_a_person_is_a_change() -> None:
     downloads = Downloads()
-    told = [parse(health(done, 1000, file)) for done, file in [(1, "a"), (9, "a"), (10, "a"), (11, "b")]]
-    assert [downloads.take(pod(), each) for each in told if each] == [True, False, True, True]
+    said = [(1, "a"), (9, "a"), (10, "a"), (11, "b"), (11, "b", "Away."), (11, "b", "Away."), (11, "b")]
+    told = [parse(health(done, 1000, *rest)) for done, *rest in said]
+    assert [downloads.take(pod(), each) for each in told if each] == [
+        True, False, True, True, True, False, True,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("after", [pod(state="terminated"), pod(left=datetime.datetime.now(datetime.UTC))])
@@ -61,7 +67,8 @@ def test_a_download_that_has_ended_is_not_shown(after: Pod) -> None:
 
 def test_what_the_status_says_stands_until_a_new_operator_has_asked() -> None:
     told = parse(health(40, 100))
-    assert Downloads().of([pod(), pod("done", state="terminated")], told) == {"p": told}
+    assert told is not None
+    assert Downloads().of([pod(), pod("done", state="terminated")], told.download) == {"p": told}
 
 
 async def test_the_watch_asks_the_pods_that_download_and_tells_of_news() -> None:
@@ -93,4 +100,4 @@ async def test_the_watch_asks_the_pods_that_download_and_tells_of_news() -> None
             await watch.round(session)
     await runner.cleanup()
     assert changed == [("ns", "m"), ("ns", "m")]
-    assert downloads.of(pods)["p"].percent == 2
+    assert downloads.of(pods)["p"].downloaded_bytes == 2

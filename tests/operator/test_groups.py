@@ -14,7 +14,8 @@ from octavo_operator.conditions import Seen, status_of
 from octavo_operator.desired.children import children, wanted_template
 from octavo_operator.desired.meta import Defaults, Manifest
 from octavo_operator.groups import Choice, Group, choose, chosen, companions, part_of, wanted_groups, workload
-from octavo_operator.observed import Child, Pod, PodStatus, decode_child, decode_pod
+from octavo_operator.observed.child import Child, decode_child
+from octavo_operator.observed.pod import Pod, PodStatus, decode_pod
 from octavo_operator.plan import plan
 
 PAIR = {"parallelism": {"tensor": 2, "pods": 2}}

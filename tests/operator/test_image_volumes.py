@@ -8,7 +8,7 @@ import pytest
 from octavo_operator.desired.children import children, wanted_template
 from octavo_operator.desired.meta import Defaults
 from octavo_operator.image_volumes import lost_volume
-from octavo_operator.observed import Child, decode_child
+from octavo_operator.observed.child import Child, decode_child
 
 OCI = {"model": {"source": "oci://r.example/m:1"}}
 PAIR = {"parallelism": {"tensor": 2, "pods": 2}}

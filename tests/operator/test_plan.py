@@ -10,7 +10,7 @@ from octavo_operator.api import parse
 from octavo_operator.desired.children import children
 from octavo_operator.desired.meta import Defaults, Manifest
 from octavo_operator.names import FIELD_MANAGER, SCALE_MANAGER
-from octavo_operator.observed import Child, decode_child
+from octavo_operator.observed.child import Child, decode_child
 from octavo_operator.plan import Plan, plan
 
 KINDS = ["Deployment", "Service", "PodDisruptionBudget", "ServiceAccount"]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, generate_latest
 
 from octavo_operator.api import LLMDeployment
-from octavo_operator.observed import ContainerStatus, Pod, PodStatus
+from octavo_operator.observed.pod import ContainerStatus, Pod, PodStatus
 from octavo_operator.resource_metrics import ResourceCollector
 
 

@@ -54,7 +54,7 @@ class Fetcher(NamedTuple):
 
     def _download(self, source: Source, name: str, client: httpx.Client) -> Path:
         repository = repository_of(source, self.access, client)
-        listing = self.patience.call(repository.listing)
+        listing = self.patience.call(repository.listing, self.progress)
         files = wanted(listing.files, source.inside, source.text)
         folder = self.cache.folder(source, listing.revision)
         revision = f"{folder.parent.name}-{folder.name}"

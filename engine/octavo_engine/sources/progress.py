@@ -14,12 +14,13 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 class Snapshot(msgspec.Struct, frozen=True, rename="camel"):
-    """One moment; ``file`` is the one last written to."""
+    """One moment; ``file`` is the one last written to, ``trouble`` why the last try failed."""
 
     state: State = "resolving"
     downloaded_bytes: int = 0
     total_bytes: int = 0
     file: str = ""
+    trouble: str = ""
 
     @property
     def percent(self) -> int:
@@ -29,6 +30,8 @@ class Snapshot(msgspec.Struct, frozen=True, rename="camel"):
     def sentence(self) -> str:
         if self.state == "done":
             return "The model is in the cache."
+        if self.trouble:
+            return f"{self.trouble} It is tried again."
         if not self.total_bytes:
             return "The model's files are being looked up."
         amount = f"{self.percent}% of {size_text(self.total_bytes)}"
@@ -55,6 +58,11 @@ class Progress:
 
     def begin(self, total_bytes: int) -> None:
         self.show(Snapshot("downloading", 0, total_bytes))
+
+    def fail(self, trouble: str) -> None:
+        """A try has failed, and there will be another."""
+        with self._lock:
+            self._now = msgspec.structs.replace(self._now, trouble=trouble)
 
     def add(self, count: int, file: str) -> None:
         """``count`` bytes more are there; fewer when it is negative."""

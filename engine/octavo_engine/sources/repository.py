@@ -60,7 +60,7 @@ def failure(what: str, answer: httpx.Response) -> EngineError:
     """For statuses that mean the same everywhere: too many requests and faults of the server may pass."""
     sentence = f"{what} cannot be fetched: {answer.url.host} answered {answer.status_code}"
     if answer.status_code in (408, 425, 429) or answer.status_code >= 500:
-        return DownloadFailed(f"{sentence}; it is tried again.", retry_after(answer.headers))
+        return DownloadFailed(f"{sentence}.", retry_after(answer.headers))
     return DownloadRefused(f"{sentence}; check model source, endpoint and credentials.")
 
 

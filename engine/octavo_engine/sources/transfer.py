@@ -75,7 +75,7 @@ class Transfer:
                 return self._attempt(file, part)
             except DownloadFailed as error:
                 failures = 1 if _size(part) > before else failures + 1
-                self._patience.wait(failures, error)
+                self._patience.wait(failures, error, self._progress)
 
     def _attempt(self, file: RemoteFile, part: Path) -> None:
         if _size(part) > file.size:

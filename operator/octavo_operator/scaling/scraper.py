@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 import aiohttp
 
 from octavo_operator.names import PORT, Key
-from octavo_operator.observed import Pod
+from octavo_operator.observed.pod import Pod
 from octavo_operator.pod_answer import read, url
 from octavo_operator.scaling.samples import PodName, Sample, Samples, parse
 from octavo_operator.telemetry import Telemetry

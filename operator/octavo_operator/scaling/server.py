@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from octavo_operator.errors import ApiError
-from octavo_operator.observed import Pod
+from octavo_operator.observed.pod import Pod
 from octavo_operator.scaling import documents, selectors
 from octavo_operator.scaling.access import Caller, Delegation, Question, forwarded
 from octavo_operator.scaling.documents import GROUP, VERSIONS, Value

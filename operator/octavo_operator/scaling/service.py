@@ -12,7 +12,7 @@ from typing import Protocol
 from octavo_operator.api_client import ApiClient
 from octavo_operator.errors import ApiError
 from octavo_operator.listening import serve
-from octavo_operator.observed import Pod
+from octavo_operator.observed.pod import Pod
 from octavo_operator.scaling.access import Delegation
 from octavo_operator.scaling.certificates import Bundle
 from octavo_operator.scaling.registration import FrontProxy, Registration

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from octavo_operator.api import LLMDeployment
 from octavo_operator.names import Key
-from octavo_operator.observed import Pod
+from octavo_operator.observed.pod import Pod
 from octavo_operator.scaling.activity import Activity, Values
 from octavo_operator.scaling.scraper import Scraper
 

@@ -11,6 +11,7 @@ from e2e.servers.hub import Hub, Repository
 from tests.engine.sources.conftest import MODEL, TAKEN, NewFetcher, names
 
 from octavo_engine.errors import DownloadFailed, DownloadRefused, EngineError, ModelNotFound
+from octavo_engine.sources.patience import Patience
 from octavo_engine.sources.progress import Snapshot
 from octavo_engine.sources.source import parse
 
@@ -97,6 +98,20 @@ def test_too_many_requests_are_waited_out_as_long_as_the_server_says(
     hub.faults.statuses = {"listing": [429], WEIGHTS: [503, 429]}
     new_fetcher(hub.url).fetch(SOURCE)
     assert pauses == [3, 1, 3]
+
+
+def test_why_a_try_failed_is_shown_until_the_next_goes_on(hub: Hub, new_fetcher: NewFetcher) -> None:
+    hub.faults.statuses = {"listing": [503], WEIGHTS: [503]}
+    fetcher = new_fetcher(hub.url)
+    shown: list[str] = []
+    patience = Patience(pause=lambda _: shown.append(fetcher.progress.now.sentence))
+    fetcher._replace(patience=patience).fetch(SOURCE)
+    assert [sentence.partition(" cannot be fetched: ")[0] for sentence in shown] == [
+        "hf://org/model",
+        f"{WEIGHTS} of hf://org/model",
+    ]
+    assert all(sentence.endswith("answered 503. It is tried again.") for sentence in shown)
+    assert not fetcher.progress.now.trouble
 
 
 def test_the_token_is_for_the_hub_and_not_for_its_storage(hub: Hub, new_fetcher: NewFetcher) -> None:

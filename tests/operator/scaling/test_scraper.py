@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from octavo_operator.observed import Pod, PodCondition, PodStatus
+from octavo_operator.observed.pod import Pod, PodCondition, PodStatus
 from octavo_operator.scaling import scraper
 from octavo_operator.scaling.samples import Samples
 from octavo_operator.scaling.scraper import INTERVAL, LONGEST, Scraper
