@@ -31,7 +31,9 @@ def _model(route: Route) -> dict[str, Any]:
 def _state(route: Route) -> str:
     if route.ready:
         return "ready"
-    return "asleep" if route.deployment.sleeps else "no pod is ready"
+    if not route.deployment.sleeps:
+        return "no pod is ready"
+    return "waking" if route.figures.held else "asleep"
 
 
 def added_up(overviews: Iterable[Overview]) -> Overview:
@@ -52,7 +54,8 @@ def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
             "set_aside": known["set_aside"] or pod["set_aside"],
         }
     requests = {name: one[name] + other[name] for name in ("in_flight", "held")}
-    return {**one, **requests, "pods": pods}
+    state = other["state"] if one["state"] == "asleep" else one["state"]  # one of them may hold a request
+    return {**one, **requests, "state": state, "pods": pods}
 
 
 def news(former: Overview, present: Overview) -> Iterator[str]:

@@ -31,8 +31,17 @@ def registry(*pods: Address, sleeps: bool = False) -> Registry:
         (registry(), "no pod is ready"),
     ],
 )
-def test_a_models_state_is_one_of_three(known: Registry, state: str) -> None:
+def test_a_models_state_tells_whether_pods_are_ready_or_wanted(known: Registry, state: str) -> None:
     assert overview(known.routes())["ns/m"]["state"] == state
+
+
+def test_a_model_is_waking_while_one_worker_holds_a_request() -> None:
+    known, holds = registry(sleeps=True), registry(sleeps=True)
+    (route,) = holds.routes()
+    route.figures.held = 1
+    assert [shown(each)["ns/m"]["state"] for each in (known, holds)] == ["asleep", "waking"]
+    for both in ((known, holds), (holds, known)):
+        assert added_up(map(shown, both))["ns/m"]["state"] == "waking"
 
 
 def test_requests_of_several_workers_are_added_up() -> None:
