@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.helm.test_values import DEFAULTS
 
 from octavo_operator.api import ScalingDefaults
+from octavo_operator.names import KV_CACHE_USAGE, REQUESTS_IN_FLIGHT
 from octavo_operator.scaling.samples import METRICS
 
 Render = Callable[..., list[dict[str, Any]]]
@@ -20,31 +22,38 @@ def scaled_objects(render: Render) -> list[dict[str, Any]]:
     return [item for item in render(MODELS) if item["kind"] == "ScaledObject"]
 
 
-def test_keda_scales_the_resource_by_the_requests_in_flight(render: Render) -> None:
+def targets(scaled_object: dict[str, Any]) -> dict[str, str]:
+    """Of each trigger the query and its threshold."""
+    triggers = scaled_object["spec"]["triggers"]
+    return {each["metadata"]["query"]: each["metadata"]["threshold"] for each in triggers}
+
+
+def test_keda_scales_the_resource_by_its_own_targets_or_the_operators(render: Render) -> None:
     first, second = scaled_objects(render)
     target = {"apiVersion": "octavo.dev/v1alpha1", "kind": "LLMDeployment", "name": "llama"}
     assert first["spec"]["scaleTargetRef"] == target
     assert (first["spec"]["minReplicaCount"], first["spec"]["maxReplicaCount"]) == (2, 8)
-    (trigger,) = first["spec"]["triggers"]
-    assert trigger["metadata"]["query"] == 'sum(octavo_num_requests_in_flight{model="ml/llama"})'
-    assert trigger["metadata"]["threshold"] == "16"
-    (trigger,) = second["spec"]["triggers"]
+    assert targets(first) == {'sum(max by (pod) (octavo_num_requests_in_flight{model="ml/llama"}))': "16"}
     assert second["metadata"]["namespace"] == "octavo-system"
-    assert trigger["metadata"]["threshold"] == str(ScalingDefaults().concurrency)
+    defaults = ScalingDefaults()
+    model = '{model="octavo-system/small"}'
+    assert targets(second) == {
+        f"sum(max by (pod) ({REQUESTS_IN_FLIGHT}{model}))": str(defaults.concurrency),
+        f"sum(max by (pod) ({KV_CACHE_USAGE}{model}))": str(defaults.kv_cache_usage),
+    }
+
+
+def test_keda_scales_at_the_pace_of_the_operators_own_hpas(render: Render) -> None:
+    for item in scaled_objects(render):
+        configured = item["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+        assert configured == DEFAULTS["operator"]["scalingDefaults"]["behavior"]
 
 
 @pytest.mark.parametrize("off", ["0", "null"])
-def test_keda_needs_a_target_of_its_own_where_the_default_is_off(
-    off: str, render: Render, refusal: Callable[..., str]
-) -> None:
-    setting = f"operator.scalingDefaults.concurrency={off}"
-    told = (
-        "small has no concurrency, and operator.scalingDefaults.concurrency is off: set one of them above 0"
-    )
-    assert f"scaling.keda.models: {told}" in refusal(MODELS, setting)
-    own = MODELS.replace('"maxReplicas": 2}', '"maxReplicas": 2, "concurrency": 4}')
-    found = [item for item in render(own, setting) if item["kind"] == "ScaledObject"]
-    assert [item["spec"]["triggers"][0]["metadata"]["threshold"] for item in found] == ["16", "4"]
+def test_keda_leaves_out_the_signals_that_are_off(off: str, render: Render) -> None:
+    objects = render(MODELS, f"operator.scalingDefaults.concurrency={off}")
+    _, second = [item for item in objects if item["kind"] == "ScaledObject"]
+    assert [KV_CACHE_USAGE in query for query in targets(second)] == [True]
 
 
 def test_without_models_keda_is_not_needed(render: Render) -> None:
