@@ -14,6 +14,9 @@ from typing import Any
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.go_programs import program
 
+# `kubectl wait` for a definition: its conditions are null at first, over which --for=condition fails.
+ESTABLISHED = '--for=jsonpath={.status.conditions[?(@.type=="Established")].status}=True'
+
 
 @dataclass(frozen=True)
 class Kubectl:

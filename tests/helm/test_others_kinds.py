@@ -11,7 +11,7 @@ import yaml
 from e2e.cluster.control_plane import ControlPlane
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.go_programs import module_folder
-from e2e.kubectl import Kubectl
+from e2e.kubectl import ESTABLISHED, Kubectl
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(180)]
 
@@ -61,11 +61,8 @@ def kubectl() -> Iterator[Kubectl]:
         for module, folder, group, plurals in DEFINITIONS:
             for plural in plurals:
                 file = module_folder(module) / folder / f"{group}_{plural}.yaml"
-                definition = yaml.safe_load(file.read_text())
-                # Some ship `conditions: null`, over which `kubectl wait` fails until the server fills it.
-                definition.pop("status", None)
-                found.apply(definition)
-                found("wait", "--for=condition=Established", f"crd/{plural}.{group}", "--timeout=30s")
+                found.apply(yaml.safe_load(file.read_text()))
+                found("wait", ESTABLISHED, f"crd/{plural}.{group}", "--timeout=30s")
         for name in ("ml", "octavo-system"):
             found("create", "namespace", name)
         yield found

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from e2e.cluster.control_plane import ControlPlane
 from e2e.cluster.go_programs import program
+from e2e.kubectl import ESTABLISHED
 from e2e.waiting import wait_for
 
 CHART = Path(__file__).parents[2] / "helm" / "octavo"
@@ -56,7 +57,7 @@ def helm(kubeconfig: Path) -> Run:
 def release(helm: Run, kubectl: Run) -> Iterator[None]:
     """Octavo installed, with one model. The CRDs outlive it, and the next installation takes them over."""
     helm("install", str(CHART), "--create-namespace")
-    kubectl("wait", CRD, "--for=condition=Established", "--timeout=120s")
+    kubectl("wait", CRD, ESTABLISHED, "--timeout=120s")
     kubectl("apply", "--server-side", "-f", "-", given=json.dumps(MODEL))
     yield
     helm("uninstall", "--ignore-not-found")
