@@ -13,7 +13,7 @@ _SHOWN = 200  # characters of a name that a client made up
 
 
 class Account:
-    """Opened when a request is admitted, fed with its response, closed with its end."""
+    """Opened when a request is admitted, by its head or whole, fed with its response, closed with its end."""
 
     __slots__ = ("_began", "_entry", "_log", "_since", "_tail", "key", "trace_line")
 
@@ -30,6 +30,14 @@ class Account:
         self.key = key
         self._entry.key = key.spec.name
         key.figures.requests += 1
+
+    @property
+    def request_id(self) -> bytes:
+        return self._entry.id.encode()
+
+    def since(self, now: float) -> None:
+        """Times count from now: the request is whole."""
+        self._since = now
 
     @property
     def namespace(self) -> str | None:

@@ -10,6 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING, cast
 
 from octavo_router.errors import RequestTimeoutError, RouterError
+from octavo_router.proxy.account import Account
 from octavo_router.proxy.exchange import Exchange
 from octavo_router.proxy.heads import CONTINUE, RequestHead, error_response, own_response
 from octavo_router.proxy.local import answer
@@ -30,6 +31,7 @@ class ClientConnection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_account",
         "_closing",
         "_gateway",
         "_lingering",
@@ -47,8 +49,15 @@ class ClientConnection(asyncio.Protocol):
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._reader = RequestReader(gateway.settings, gateway.figures, self._received, self._invite_body)
-        self._waiting: deque[Request | RouterError] = deque()
+        self._reader = RequestReader(
+            gateway.settings,
+            gateway.figures,
+            self._received,
+            self._invite_body,
+            self._admit if gateway.watchful else None,
+        )
+        self._account: Account | None = None  # of a request whose body is still to come
+        self._waiting: deque[tuple[Request, Account | None] | RouterError] = deque()
         self._closing = self._lingering = self._looping = self.paused = False
         self._peer = b""
         self.deadline = inf  # loop time at which `expire` is due
@@ -121,13 +130,24 @@ class ClientConnection(asyncio.Protocol):
 
     # --- requests, in order
 
+    def _admit(self, head: RequestHead) -> None:
+        """Asks for the API key before a body is invited or kept. Raises WrongKeyError, TokenRateError."""
+        gateway = self._gateway
+        self._account = account = gateway.open_account(head, head.request_id or gateway.new_id())
+        gateway.authorize(head, account)
+        if account.key is not None and head.method == b"POST":  # no other takes tokens
+            account.key.check_rate(gateway.now())
+
     def _received(self, request: Request) -> None:
+        account = self._account
+        if account is not None:
+            self._account = None
         if self.exchange is None and not self._waiting and not self.paused and not self._closing:
-            self._serve(request)
+            self._serve(request, account)
         elif self._closing:
             request.drop_body()
         else:
-            self._waiting.append(request)
+            self._waiting.append((request, account))
             self.transport.pause_reading()
 
     def _next(self) -> None:
@@ -145,17 +165,21 @@ class ClientConnection(asyncio.Protocol):
             if isinstance(item, RouterError):
                 self._refuse_and_linger(item)
             else:
-                self._serve(item)
+                self._serve(*item)
         self._looping = False
         if self.exchange is None and not self._closing and not self._lingering:
             self._await_request()
 
-    def _serve(self, request: Request) -> None:
+    def _serve(self, request: Request, account: Account | None) -> None:
+        """Sends a request to a pod, or answers it. `account`: of one that has been admitted already."""
         head, gateway = request.head, self._gateway
-        request_id = head.request_id or gateway.new_id()
-        account = None
+        if account is None:
+            request_id = head.request_id or gateway.new_id()
+        else:
+            request_id = account.request_id
+            account.since(gateway.now())
         try:
-            if gateway.watchful:
+            if gateway.watchful and account is None:
                 account = gateway.open_account(head, request_id)
                 gateway.authorize(head, account)
             body = answer(head, gateway.registry, account.namespace if account is not None else None)
@@ -237,6 +261,8 @@ class ClientConnection(asyncio.Protocol):
         self._lingering = True
         self._waiting.append(error)
         self._gateway.figures.unrouted.answered(error.status)
+        self._gateway.note(self._account, error.status)
+        self._account = None
         self._next()
 
     def _refuse_and_linger(self, error: RouterError) -> None:
@@ -253,6 +279,6 @@ class ClientConnection(asyncio.Protocol):
 
     def _drop_waiting(self) -> None:
         for item in self._waiting:
-            if isinstance(item, Request):
-                item.drop_body()
+            if not isinstance(item, RouterError):
+                item[0].drop_body()
         self._waiting.clear()

@@ -56,6 +56,8 @@ class RequestReader:
     """Reads the requests of one connection, in order.
 
     `on_request` gets each whole request; `on_continue` is to invite a body that waits for `100 Continue`.
+    `on_head`, if there is one, gets a head whose body is still to come, before anything of the body is kept,
+    and may refuse it with a RouterError; a request that is whole at once may come without.
     """
 
     __slots__ = (
@@ -68,6 +70,7 @@ class RequestReader:
         "_known",
         "_missing",
         "_on_continue",
+        "_on_head",
         "_on_request",
         "_parser",
         "_read_bytes",
@@ -87,11 +90,13 @@ class RequestReader:
         figures: Figures,
         on_request: Callable[[Request], None],
         on_continue: Callable[[], None],
+        on_head: Callable[[RequestHead], None] | None = None,
     ) -> None:
         self._settings = settings
         self._figures = figures
         self._on_request = on_request
         self._on_continue = on_continue
+        self._on_head = on_head
         self._body: list[bytes] = []
         self._upgrade = False
         self._body_bytes = 0
@@ -141,7 +146,7 @@ class RequestReader:
         self._figures.buffered_bytes -= self._body_bytes
         self._body_bytes = 0
         self._body.clear()
-        del self._parser, self._on_request, self._on_continue
+        del self._parser, self._on_request, self._on_continue, self._on_head
 
     def _begin_known(self, known: KnownHead[RequestHead], data: bytes) -> bool:
         """Reads a request whose head was there before. False: it is for the parser."""
@@ -152,19 +157,25 @@ class RequestReader:
         missing = length + start - len(data)
         if missing < 0:  # and more behind it
             return False
+        if missing:
+            self._begin_body(known.head, length)
+            self._missing = missing
+            self.on_body(data[start:])
+            return True
         if length > self._settings.max_body_bytes:
             raise self._body_too_large()
-        self._hold(length - missing)
-        body = data[start:]
-        if missing:
-            self.phase = Phase.BODY
-            self._head = known.head
-            self._missing = missing
-            self._body.append(body)
-            self._body_bytes = len(body)
-        else:
-            self._on_request(Request(known.head, body, self._figures))
+        self._hold(length)
+        self._on_request(Request(known.head, data[start:], self._figures))
         return True
+
+    def _begin_body(self, head: RequestHead, length: int) -> None:
+        """The head is whole: refuses a body that may not be sent."""
+        self.phase = Phase.BODY
+        self._head = head
+        if length > self._settings.max_body_bytes:
+            raise self._body_too_large()
+        if self._on_head is not None and (length or head.chunked):
+            self._on_head(head)
 
     def _read_known(self, data: bytes) -> None:
         missing = self._missing
@@ -240,11 +251,9 @@ class RequestReader:
             return
         self._check_head()
         version, keep_alive = parser.get_http_version(), parser.should_keep_alive()
-        self._head = head = read_head(parser.get_method(), self._target, version, keep_alive, self._headers)
-        self.phase = Phase.BODY
+        head = read_head(parser.get_method(), self._target, version, keep_alive, self._headers)
         self._unfinished = 0
-        if (head.content_length or 0) > self._settings.max_body_bytes:
-            raise self._body_too_large()
+        self._begin_body(head, head.content_length or 0)
         if head.expects_continue and head.has_body:
             self._on_continue()
 
