@@ -12,12 +12,12 @@ _MOST_LINES = 20_000  # held while the reader of the log does not keep up; more 
 log = logging.getLogger("octavo.router.access")
 
 
-class Entry(msgspec.Struct, omit_defaults=True):
+class Entry(msgspec.Struct, omit_defaults=True, kw_only=True):
     """What is told of one request. Times: `time` in Unix seconds, the others in milliseconds."""
 
     time: float
     id: str
-    path: str
+    path: str = ""  # unknown of a head that did not come so far
     status: int
     duration_ms: float
     first_byte_ms: float | None = None

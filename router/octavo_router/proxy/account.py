@@ -35,9 +35,9 @@ class Account:
     def request_id(self) -> bytes:
         return self._entry.id.encode()
 
-    def since(self, now: float) -> None:
-        """Times count from now: the request is whole."""
-        self._since = now
+    def since(self, then: float) -> None:
+        """Times count from then: a request's last byte, or the first that was waited for in vain."""
+        self._since = then
 
     @property
     def namespace(self) -> str | None:
@@ -82,4 +82,11 @@ class Account:
 def entry_of(head: RequestHead, request_id: bytes, trace: bytes) -> Entry:
     """The line of a request, as far as it is known when it comes: the path without its query."""
     path = head.target.partition(b"?")[0][:_SHOWN].decode("latin-1")
-    return Entry(time.time(), request_id.decode(), path, 0, 0.0, trace=trace.decode())
+    return Entry(
+        time=time.time(),
+        id=request_id.decode(),
+        path=path,
+        status=0,
+        duration_ms=0.0,
+        trace=trace.decode(),
+    )

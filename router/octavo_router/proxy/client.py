@@ -34,6 +34,7 @@ class ClientConnection(asyncio.Protocol):
         "_account",
         "_closing",
         "_gateway",
+        "_head_since",
         "_lingering",
         "_looping",
         "_peer",
@@ -57,9 +58,10 @@ class ClientConnection(asyncio.Protocol):
             self._admit if gateway.watchful else None,
         )
         self._account: Account | None = None  # of a request whose body is still to come
-        self._waiting: deque[tuple[Request, Account | None] | RouterError] = deque()
+        self._waiting: deque[tuple[Request, Account | None] | bytes] = deque()  # bytes: the last answer
         self._closing = self._lingering = self._looping = self.paused = False
         self._peer = b""
+        self._head_since = 0.0  # when a head began that did not come whole at once
         self.deadline = inf  # loop time at which `expire` is due
         self.exchange: Exchange | None = None
 
@@ -80,7 +82,7 @@ class ClientConnection(asyncio.Protocol):
         try:
             reader.feed(data)
         except RouterError as error:
-            self._refuse_the_rest(error)
+            self._refuse_the_rest(error, before)
             return
         if self.exchange is None and (reader.phase == Phase.BODY or reader.phase != before):
             self._await_request()
@@ -121,7 +123,8 @@ class ClientConnection(asyncio.Protocol):
         elif self._reader.phase == Phase.IDLE:
             self._close()
         else:
-            self._refuse_the_rest(RequestTimeoutError("The request did not arrive in time; send it faster."))
+            error = RequestTimeoutError("The request did not arrive in time; send it faster.")
+            self._refuse_the_rest(error, self._reader.phase)
 
     def close_if_idle(self) -> None:
         """Closes a connection that waits for a further request."""
@@ -162,7 +165,7 @@ class ClientConnection(asyncio.Protocol):
             item = self._waiting.popleft()
             if not self._waiting:
                 self.transport.resume_reading()
-            if isinstance(item, RouterError):
+            if isinstance(item, bytes):
                 self._refuse_and_linger(item)
             else:
                 self._serve(*item)
@@ -202,7 +205,7 @@ class ClientConnection(asyncio.Protocol):
         gateway.figures.unrouted.answered(200)
         gateway.note(account, 200)
         keep_alive = head.keep_alive and not gateway.closing
-        self.transport.write(own_response(200, body, b"", keep_alive=keep_alive, http10=head.http10))
+        self.transport.write(own_response(200, body, request_id, keep_alive=keep_alive, http10=head.http10))
         self.finished(keep_alive)
 
     def _invite_body(self) -> None:
@@ -210,12 +213,14 @@ class ClientConnection(asyncio.Protocol):
             self.transport.write(CONTINUE)
 
     def _await_request(self) -> None:
-        settings, phase = self._gateway.settings, self._reader.phase
+        settings, phase, now = self._gateway.settings, self._reader.phase, self._gateway.now()
+        if phase == Phase.HEAD:
+            self._head_since = now
         if phase == Phase.IDLE:
             allowed = settings.keepalive_timeout
         else:
             allowed = settings.header_timeout if phase == Phase.HEAD else settings.body_timeout
-        self.deadline = self._gateway.now() + allowed
+        self.deadline = now + allowed
 
     # --- the exchange's side
 
@@ -239,10 +244,7 @@ class ClientConnection(asyncio.Protocol):
     def refuse(self, error: RouterError, head: RequestHead, request_id: bytes) -> None:
         """Answers a whole request with an error."""
         keep_alive = head.keep_alive and not self._gateway.closing
-        response = error_response(error, request_id, keep_alive=keep_alive, http10=head.http10)
-        if head.method == b"HEAD":
-            response = response[: response.index(b"\r\n\r\n") + 4]
-        self.transport.write(response)
+        self.transport.write(_refusal(error, head, request_id, keep_alive=keep_alive))
         self.finished(keep_alive)
 
     def cut(self, last: bytes, *, reset: bool) -> None:
@@ -256,17 +258,26 @@ class ClientConnection(asyncio.Protocol):
 
     # --- ends
 
-    def _refuse_the_rest(self, error: RouterError) -> None:
-        """What follows cannot be read: answers what came before, then this error, then closes."""
+    def _refuse_the_rest(self, error: RouterError, before: int) -> None:
+        """What follows cannot be read: answers what came before, then this error, then closes.
+
+        `before`: the reader's phase before it read what is refused.
+        """
+        gateway, head = self._gateway, self._reader.unfinished()
+        account, self._account = self._account, None
+        request_id = account.request_id if account is not None else head.request_id or gateway.new_id()
+        if gateway.watchful and account is None:
+            account = gateway.open_account(head, request_id)
+            if before == Phase.HEAD:
+                account.since(self._head_since)
+        gateway.figures.unrouted.answered(error.status)
+        gateway.note(account, error.status)
         self._lingering = True
-        self._waiting.append(error)
-        self._gateway.figures.unrouted.answered(error.status)
-        self._gateway.note(self._account, error.status)
-        self._account = None
+        self._waiting.append(_refusal(error, head, request_id, keep_alive=False))
         self._next()
 
-    def _refuse_and_linger(self, error: RouterError) -> None:
-        self.transport.write(error_response(error, b"", keep_alive=False, http10=False))
+    def _refuse_and_linger(self, response: bytes) -> None:
+        self.transport.write(response)
         self.deadline = self._gateway.now() + _LINGER_S
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -279,6 +290,11 @@ class ClientConnection(asyncio.Protocol):
 
     def _drop_waiting(self) -> None:
         for item in self._waiting:
-            if not isinstance(item, RouterError):
+            if not isinstance(item, bytes):
                 item[0].drop_body()
         self._waiting.clear()
+
+
+def _refusal(error: RouterError, head: RequestHead, request_id: bytes, *, keep_alive: bool) -> bytes:
+    response = error_response(error, request_id, keep_alive=keep_alive, http10=head.http10)
+    return response[: response.index(b"\r\n\r\n") + 4] if head.method == b"HEAD" else response

@@ -87,6 +87,16 @@ def read_head(
     return head
 
 
+def partial_head(target: bytes, headers: list[Header]) -> RequestHead:
+    """What is known of a head that has not come whole or cannot be read: for its refusal only."""
+    known = target if headers and target.startswith(b"/") else b""  # without headers it may go on
+    head = RequestHead(b"", known, headers, False, False, None, False, False, None)
+    for name, value in headers:
+        if name.lower() == b"x-request-id":
+            _note(head, b"x-request-id", value)
+    return head
+
+
 def _origin_form(target: bytes) -> bytes:
     """The path and query of a request target, that of an absolute one included (RFC 9112, 3.2.2)."""
     if target.startswith(b"/"):
@@ -200,11 +210,14 @@ def connection_line(keep_alive: bool, http10: bool) -> bytes:
     return b"connection: keep-alive\r\n" if http10 else b""
 
 
-def own_response(status: int, body: bytes, extra: bytes, *, keep_alive: bool, http10: bool) -> bytes:
+def own_response(
+    status: int, body: bytes, request_id: bytes, extra: bytes = b"", *, keep_alive: bool, http10: bool
+) -> bytes:
     """A whole JSON response of the router's own."""
-    return b"%bcontent-type: application/json\r\ncontent-length: %d\r\n%b%b\r\n%b" % (
+    return b"%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b%b\r\n%b" % (
         STATUS_LINES[status],
         len(body),
+        request_id,
         extra,
         connection_line(keep_alive, http10),
         body,
@@ -213,14 +226,14 @@ def own_response(status: int, body: bytes, extra: bytes, *, keep_alive: bool, ht
 
 def error_response(error: RouterError, request_id: bytes, *, keep_alive: bool, http10: bool) -> bytes:
     """The response that carries an error of the router's own."""
-    extra = b"x-request-id: %b\r\n" % request_id if request_id else b""
+    extra = b""
     if error.retry_after_s is not None:
         extra += b"retry-after: %d\r\n" % error.retry_after_s
     if error.status == HTTPStatus.UNAUTHORIZED:
         extra += b"www-authenticate: Bearer\r\n"
     if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
         extra += b"allow: GET, POST\r\n"
-    return own_response(error.status, error.body(), extra, keep_alive=keep_alive, http10=http10)
+    return own_response(error.status, error.body(), request_id, extra, keep_alive=keep_alive, http10=http10)
 
 
 def error_event(error: RouterError) -> bytes:

@@ -17,7 +17,7 @@ from octavo_router.errors import (
     RouterError,
 )
 from octavo_router.metrics import Figures
-from octavo_router.proxy.heads import Header, RequestHead, read_head
+from octavo_router.proxy.heads import Header, RequestHead, partial_head, read_head
 from octavo_router.proxy.known import KnownHead
 from octavo_router.settings import Settings
 
@@ -141,6 +141,10 @@ class RequestReader:
         if self.phase != Phase.IDLE:
             self._check_unfinished()
 
+    def unfinished(self) -> RequestHead:
+        """The head of the request that is being read, or what has come of it."""
+        return self._head or partial_head(self._target, self._headers)
+
     def close(self) -> None:
         """Gives back what an unfinished body holds; breaks the cycles with the parser and the connection."""
         self._figures.buffered_bytes -= self._body_bytes
@@ -157,14 +161,12 @@ class RequestReader:
         missing = length + start - len(data)
         if missing < 0:  # and more behind it
             return False
-        if missing:
+        if missing or length > self._settings.max_body_bytes:
             self._begin_body(known.head, length)
             self._missing = missing
             self.on_body(data[start:])
             return True
-        if length > self._settings.max_body_bytes:
-            raise self._body_too_large()
-        self._hold(length)
+        self._hold(length, known.head)
         self._on_request(Request(known.head, data[start:], self._figures))
         return True
 
@@ -261,16 +263,17 @@ class RequestReader:
         size = self._body_bytes + len(piece)
         if size > self._settings.max_body_bytes:
             raise self._body_too_large()
-        self._hold(len(piece))
+        self._hold(len(piece), self._head)
         self._silent_bytes = 0
         self._body_bytes = size
         self._body.append(piece)
 
-    def _hold(self, size: int) -> None:
+    def _hold(self, size: int, head: RequestHead | None) -> None:
         """Counts bytes of a body; raises when all requests together hold too many."""
         figures = self._figures
         held = figures.buffered_bytes + size
         if held > self._settings.max_buffered_bytes:
+            self._head = head
             raise OverloadedError("The router holds all the request bodies it may; try again in a moment.")
         figures.buffered_bytes = held
 
