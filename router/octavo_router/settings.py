@@ -63,7 +63,7 @@ class Settings(BaseModel):
     max_buffered_bytes: int = Field(
         536_870_912,
         ge=1,
-        description="bodies held at once, all requests together; more: 503 with Retry-After",
+        description="bodies held at once, all requests of a replica together; more: 503 with Retry-After",
     )
     header_timeout: float = Field(10, gt=0, description="for a whole request head; then 408")
     body_timeout: float = Field(30, gt=0, description="between two pieces of a request body; then 408")
@@ -83,7 +83,9 @@ class Settings(BaseModel):
     hold_timeout: float = Field(
         300, ge=0, description="for which a request waits while a model that was scaled to zero starts"
     )
-    hold_requests: int = Field(1000, ge=0, description="requests of one model that wait so at once")
+    hold_requests: int = Field(
+        1000, ge=0, description="requests of one model that wait so at once at a replica"
+    )
     max_tries: int = Field(6, ge=1, description="pods tried for one request before its first byte")
     retry_ratio: float = Field(
         0.2, ge=0, le=10, description="retries a request that a model may have over time"

@@ -94,7 +94,7 @@ class Supervisor:
         """Serves, then drains; returns the exit code. Raises OSError when a port is taken."""
         with _reserved(self._settings) as port:
             start = Start(
-                self._settings.model_dump() | {"port": port},
+                worker_settings(self._settings).model_dump() | {"port": port},
                 None if self._static is None else str(self._static),
             )
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -150,6 +150,20 @@ class Supervisor:
             return "The router is leaving."
         reasons = (w.unready() if w is not None else "A worker has not started yet." for w in self._workers)
         return next((why for why in reasons if why), None)
+
+
+def worker_settings(settings: Settings) -> Settings:
+    """Those of each worker: its share, rounded up, of what the workers may hold together.
+
+    A worker must be able to take the largest body, whatever its share.
+    """
+    share = -(-settings.max_buffered_bytes // settings.workers)
+    return settings.model_copy(
+        update={
+            "max_buffered_bytes": max(share, settings.max_body_bytes),
+            "hold_requests": -(-settings.hold_requests // settings.workers),
+        }
+    )
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -10,11 +11,14 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.router.loopback import STREAM_HEAD, Call, answers, body_for, running_pods
+from tests.router.loopback import STREAM_HEAD, Call, answers, body_for, request_bytes, running_pods
 from tests.router.test_service import ports, started
 
 from octavo_router.metrics import Figures, without_gauges
+from octavo_router.settings import Settings
+from octavo_router.workers import worker_settings
 
 DEADLINE_S = 30.0
 
@@ -146,6 +150,60 @@ async def test_a_worker_that_cannot_start_ends_all_with_its_sentence() -> None:
     assert process.returncode == 2
     assert b"missing.yaml cannot be read" in errors
     assert b"Traceback" not in errors
+
+
+SHARES = {
+    "one worker has all": (1, {}, 1000, 10),
+    "shares are rounded up": (3, {}, 334, 4),
+    "a worker can take the largest body": (4, {"max_body_bytes": 900}, 900, 3),
+    "of a few requests each worker holds one": (16, {"hold_requests": 2}, 100, 1),
+    "of none, none": (2, {"hold_requests": 0}, 500, 0),
+}
+
+
+@pytest.mark.parametrize(("workers", "given", "held_bytes", "held"), SHARES.values(), ids=SHARES)
+def test_workers_hold_together_what_one_would(
+    workers: int, given: dict[str, int], held_bytes: int, held: int
+) -> None:
+    usual = {"max_body_bytes": 100, "max_buffered_bytes": 1000, "hold_requests": 10}
+    settings = Settings.load({}, workers=workers, **(usual | given))
+    each = worker_settings(settings)
+    assert (each.max_buffered_bytes, each.hold_requests) == (held_bytes, held)
+    shared = {"max_buffered_bytes", "hold_requests"}
+    assert each.model_dump(exclude=shared) == settings.model_dump(exclude=shared)
+
+
+async def test_a_started_worker_holds_its_share_only(tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_text("models: {m: {urls: ['http://127.0.0.1:1']}}")
+    process = await started(
+        "--static",
+        str(tmp_path / "models.yaml"),
+        "--workers",
+        "2",
+        OCTAVO_LAME_DUCK="0",
+        OCTAVO_MAX_BODY_BYTES="1000",
+        OCTAVO_MAX_BUFFERED_BYTES="2000",
+    )
+    writers: list[asyncio.StreamWriter] = []
+    answered: list[asyncio.Task[bytes]] = []
+    try:
+        admin, port = await ports(process)
+        async with httpx.AsyncClient() as http:
+            await ready(http, admin)
+            for _ in range(32):  # spread over the two at random: neither gets none
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writers.append(writer)
+                writer.write(request_bytes(b"x" * 1000)[:-1])
+                answered.append(asyncio.create_task(reader.readuntil(b"\r\n\r\n")))
+            for first in itertools.islice(asyncio.as_completed(answered, timeout=DEADLINE_S), 30):
+                assert b" 503 " in await first
+            await reaches(http, admin, "octavo_router_buffered_bytes", 2 * 999)
+    finally:
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.gather(*answered, return_exceptions=True)
+        process.kill()
+        await process.wait()
 
 
 def counted(requests: int) -> Figures:
