@@ -1,5 +1,6 @@
-"""Two models behind one router: each name leads to its own pods."""
+"""Two models behind one router: each name leads to its own pods, and an alias moves from one to the other."""
 
+import json
 from collections.abc import Callable
 
 import openai
@@ -7,24 +8,52 @@ import pytest
 from e2e.conftest import wait_ready
 from e2e.kubectl import Kubectl
 from e2e.traffic import ask
+from e2e.waiting import wait_for
 
+ALIAS = "gpt-4"
 SHORT_CONTEXT = 32  # tokens: what tells the pods of one model from those of the other
 
 
 def test_each_model_answers_under_its_names(
     deploy: Callable[..., str], openai_client: openai.OpenAI, kubectl: Kubectl, namespace: str
 ) -> None:
-    deploy("wide", ready=False, aliases=["gpt-4"])
+    deploy("wide", ready=False, aliases=[ALIAS])
     deploy("narrow", ready=False, servedName="org/narrow", engine={"maxModelLen": SHORT_CONTEXT})
     for name in ("wide", "narrow"):
         wait_ready(kubectl, name, namespace)
 
     listed = {each.id for each in openai_client.models.list()}
-    assert listed >= {"wide", "gpt-4", "org/narrow"}
-    for name in ("wide", "gpt-4", f"{namespace}/wide"):
+    assert listed >= {"wide", ALIAS, "org/narrow"}
+    for name in ("wide", ALIAS, f"{namespace}/wide"):
         assert ask(openai_client, name, tokens=SHORT_CONTEXT + 8)
     for name in ("org/narrow", f"{namespace}/narrow"):
         with pytest.raises(openai.BadRequestError, match=str(SHORT_CONTEXT)):
             ask(openai_client, name, tokens=SHORT_CONTEXT + 8)
     with pytest.raises(openai.NotFoundError, match=r"There is no model named 'gpt-5'.*org/narrow"):
         ask(openai_client, "gpt-5")
+
+    pods = pod_names(kubectl, namespace)
+    rename(kubectl, namespace, "narrow", [ALIAS])  # not its own before the older one lets go
+    assert ask(openai_client, ALIAS, tokens=SHORT_CONTEXT + 8)
+    rename(kubectl, namespace, "wide", [])
+
+    def moved() -> bool:
+        try:
+            return not ask(openai_client, ALIAS, tokens=SHORT_CONTEXT + 8)
+        except openai.BadRequestError as error:
+            return str(SHORT_CONTEXT) in str(error)
+
+    wait_for("the alias at the other model", moved)
+    assert ask(openai_client, ALIAS)
+    assert pod_names(kubectl, namespace) == pods, "no pod was restarted for a name"
+
+
+def rename(kubectl: Kubectl, namespace: str, model: str, aliases: list[str]) -> None:
+    """Give a model these aliases."""
+    patch = json.dumps({"spec": {"aliases": aliases}})
+    kubectl("patch", "llmdeployment", model, "-n", namespace, "--type=merge", "-p", patch)
+
+
+def pod_names(kubectl: Kubectl, namespace: str) -> set[str]:
+    """All pods of the namespace."""
+    return {pod["metadata"]["name"] for pod in kubectl.items("pods", namespace=namespace)}

@@ -53,7 +53,7 @@ class DownloadWatch:
         try:
             async with session.get(url(pod, self._port, "/health")) as answer:
                 said = parse(await read(answer, LONGEST))
-        except (TimeoutError, aiohttp.ClientError, msgspec.MsgspecError) as error:
+        except (TimeoutError, aiohttp.ClientError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             log.debug("download of %s/%s: %r", pod.namespace, pod.name, error)
             return
         if said and self._downloads.take(pod, said):

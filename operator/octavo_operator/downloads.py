@@ -1,6 +1,7 @@
 """How far the pods are that download their model: what each last said of itself. Pure."""
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import msgspec
 
@@ -34,11 +35,16 @@ class Fetching(msgspec.Struct, frozen=True):
         return *done, self.trouble
 
 
+# A user's own image may say anything; the status has to take what is read.
+Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Text = Annotated[str, msgspec.Meta(max_length=4096)]
+
+
 class _Said(msgspec.Struct, rename="camel", frozen=True):
-    downloaded_bytes: int
-    total_bytes: int
-    file: str = ""
-    trouble: str = ""
+    downloaded_bytes: Size
+    total_bytes: Size
+    file: Text = ""
+    trouble: Text = ""
 
 
 class _Health(msgspec.Struct, frozen=True):
@@ -88,11 +94,12 @@ def parse(health: bytes) -> Fetching | None:
 
     Raises:
         msgspec.MsgspecError: it is no answer of a downloading pod.
+        UnicodeDecodeError: it is not even text.
     """
     said = msgspec.json.decode(health, type=_Health).download
-    if said.total_bytes <= 0:
+    if not said.total_bytes:
         return Fetching(None, said.trouble) if said.trouble else None
-    percent = 100 * said.downloaded_bytes // said.total_bytes
+    percent = min(100, 100 * said.downloaded_bytes // said.total_bytes)
     download = Download(
         downloaded_bytes=said.downloaded_bytes,
         total_bytes=said.total_bytes,

@@ -32,13 +32,21 @@ class Deployment(msgspec.Struct, frozen=True):
     weight: int | None = None  # None: takes part in no other's name
     fallback: str | None = None  # the key of the deployment that serves when this one has no ready pod
     sleeps: bool = False  # its pods are stopped when idle, and started when they are asked for
+    idle: bool = False  # they are stopped now
+    stalled: str = ""  # why it does not start until a person changes something
 
     def claims(self, name: str) -> bool:
         return name == self.served_name or name in self.aliases
 
-    def answers_to(self, name: str) -> bool:
-        """Whether its engines know themselves by this name."""
-        return name == self.key or self.claims(name)
+    def name_at_pods(self, name: str) -> str:
+        """What its engines are asked under when the client asks for ``name``.
+
+        They know the two names that cannot change. Aliases come and go without a restart, and of another
+        deployment's name, whose share or fallback this one is, they know nothing.
+        """
+        if name in (self.served_name, self.key):
+            return name
+        return self.served_name if name in self.aliases else self.key
 
 
 def claim_names(deployments: Iterable[Deployment]) -> dict[str, Deployment]:

@@ -86,9 +86,9 @@ def test_the_engine_takes(name: str, value: Any) -> None:
     assert known[flag.removesuffix("_gi_b")] == value
 
 
-def test_the_engine_serves_under_every_name_that_the_router_sends_to_it() -> None:
+def test_the_engine_serves_under_the_names_that_cannot_change() -> None:
     llmd = deployment(servedName="big", aliases=["gpt-4", "llama"])
-    assert served_names(llmd) == ["big", "gpt-4", "llama", "n/m"]
+    assert served_names(llmd) == ["big", "n/m"]
     assert list(taken(llmd).served_model_name) == served_names(llmd)
 
 
@@ -137,11 +137,13 @@ def test_the_operator_reads_the_progress_that_the_engine_tells() -> None:
         assert parse_health(httpx.get(url).content) is None
         progress.begin(2_000_000)
         progress.add(500_000, "m.safetensors")
+        progress.fail("The hub is away.")
         answer = httpx.get(url)
     assert answer.status_code == 503
     told = parse_health(answer.content)
-    assert told is not None
-    assert (told.percent, told.file, told.progress) == (25, "m.safetensors", "25% of 2.0 MB")
+    assert told is not None and told.download is not None
+    assert (told.download.file, told.download.progress) == ("m.safetensors", "25% of 2.0 MB")
+    assert told.trouble == "The hub is away."
 
 
 def test_one_gpu_needs_no_flag_that_is_not_built() -> None:

@@ -30,10 +30,11 @@ def resource(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=list(SPECS))
-def test_a_model_has_the_same_names_in_router_and_engine_with(spec: dict[str, Any]) -> None:
+def test_the_router_asks_the_engine_under_names_that_it_has_with(spec: dict[str, Any]) -> None:
     body = resource(spec)
-    routed = claim_names([msgspec.convert(body, seen.LLMDeployment).deployment()])
-    assert set(routed) == set(served_names(parse(body)))
+    deployment = msgspec.convert(body, seen.LLMDeployment).deployment()
+    asked = {deployment.name_at_pods(name) for name in [*claim_names([deployment]), "another's"]}
+    assert asked == set(served_names(parse(body)))
 
 
 def test_the_router_finds_the_pods_by_the_labels_and_the_port_of_the_service() -> None:

@@ -1,5 +1,7 @@
 import asyncio
 import datetime
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -24,6 +26,30 @@ def health(done: int, total: int, file: str = "f", trouble: str = "") -> bytes:
     return msgspec.json.encode({"status": "downloading", "message": "m", "download": said})
 
 
+@asynccontextmanager
+async def answering(*bodies: bytes) -> AsyncIterator[int]:
+    """A pod that answers so, one after the other and each in two pieces; the value is its port."""
+    left = iter(bodies)
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response, body = web.StreamResponse(status=503), next(left)
+        await response.prepare(request)
+        for piece in (body[:9], body[9:]):
+            await response.write(piece)
+            for _ in range(100):  # turns of the event loop, in which the other side reads
+                await asyncio.sleep(0)
+        return response
+
+    app = web.Application()
+    app.add_routes([web.get("/health", answer)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    address: Any = runner.addresses[0]
+    yield address[1]
+    await runner.cleanup()
+
+
 def test_what_a_pod_says_is_read() -> None:
     found = parse(health(420, 1000))
     assert found == Fetching(
@@ -33,10 +59,30 @@ def test_what_a_pod_says_is_read() -> None:
     assert parse(health(0, 0, trouble="The hub is away.")) == Fetching(None, "The hub is away.")
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b'{"status": "loading", "message": ""}'])
-def test_other_answers_are_none(body: bytes) -> None:
-    with pytest.raises(msgspec.MsgspecError):
+OTHER_ANSWERS = {
+    "nothing": b"",
+    "no download": b"{}",
+    "an engine's": b'{"status": "loading", "message": ""}',
+    "no text": health(1, 2).replace(b'"f"', b'"\xff"'),
+    "a negative size": health(1, -2),
+    "a size beyond 64 bits": health(1, 2).replace(b":2,", b":%d," % 10**400),
+    "a long file name": health(1, 2, "f" * 5000),
+}
+
+
+@pytest.mark.parametrize("body", OTHER_ANSWERS.values(), ids=list(OTHER_ANSWERS))
+async def test_an_answer_that_cannot_be_read_is_passed_over(body: bytes) -> None:
+    changed: list[Key] = []
+    with pytest.raises((msgspec.MsgspecError, UnicodeDecodeError)):
         parse(body)
+    async with answering(body) as port, ClientSession() as session:
+        await DownloadWatch(lambda: [pod()], Downloads(), changed.append, port).round(session)
+    assert not changed
+
+
+def test_more_than_all_is_all() -> None:
+    found = parse(health(2**62, 1))
+    assert found is not None and found.download is not None and found.download.percent == 100
 
 
 @pytest.mark.parametrize(
@@ -72,32 +118,13 @@ def test_what_the_status_says_stands_until_a_new_operator_has_asked() -> None:
 
 
 async def test_the_watch_asks_the_pods_that_download_and_tells_of_news() -> None:
-    answers = asyncio.Queue[bytes]()
     changed: list[Key] = []
     downloads = Downloads()
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        response, body = web.StreamResponse(status=503), answers.get_nowait()
-        await response.prepare(request)
-        for piece in (body[:9], body[9:]):
-            await response.write(piece)
-            for _ in range(100):  # turns of the event loop, in which the other side reads
-                await asyncio.sleep(0)
-        return response
-
-    app = web.Application()
-    app.add_routes([web.get("/health", answer)])
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port: Any = runner.addresses[0][1]
     pods = [pod(), pod("done", state="terminated")]
-    watch = DownloadWatch(lambda: pods, downloads, changed.append, port)
-    async with ClientSession() as session:
-        for body in (health(1, 100), health(1, 100), b"no JSON", health(2, 100)):
-            answers.put_nowait(body)
+    bodies = (health(1, 100), health(1, 100), b"no JSON", health(2, 100))
+    async with answering(*bodies) as port, ClientSession() as session:
+        watch = DownloadWatch(lambda: pods, downloads, changed.append, port)
+        for _ in bodies:
             await watch.round(session)
-    await runner.cleanup()
     assert changed == [("ns", "m"), ("ns", "m")]
     assert downloads.of(pods)["p"].downloaded_bytes == 2

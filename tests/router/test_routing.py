@@ -58,6 +58,14 @@ def test_the_list_shows_names_and_aliases_and_full_names_of_what_has_no_other() 
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "at_pods"),
+    [("llama", "llama"), ("a/big", "a/big"), ("gpt", "llama"), ("b/other", "a/big"), ("other", "a/big")],
+)
+def test_pods_are_asked_under_names_that_never_change(name: str, at_pods: str) -> None:
+    assert made("a/big", "llama", "gpt").name_at_pods(name) == at_pods
+
+
 NAMES = st.sampled_from(["m", "n", "a/m", "b/n"])
 DEPLOYMENTS = st.lists(
     st.builds(

@@ -39,10 +39,9 @@ def group_flags(llmd: LLMDeployment) -> list[str]:
 
 
 def served_names(llmd: LLMDeployment) -> list[str]:
-    """Every name a request's `model` may have: the served name first, then aliases, then namespace/name."""
-    spec, meta = llmd.spec, llmd.metadata
-    names = [spec.served_name or meta.name, *spec.aliases, f"{meta.namespace}/{meta.name}"]
-    return list(dict.fromkeys(names))
+    """The two names that cannot change. Aliases are the router's, which asks under these."""
+    meta = llmd.metadata
+    return list(dict.fromkeys([llmd.spec.served_name or meta.name, f"{meta.namespace}/{meta.name}"]))
 
 
 def parallelism(spec: Spec) -> Parallelism:

@@ -155,8 +155,9 @@ class Gateway:
             namespace = account.namespace
         features = Features(asked, request.head.headers, self.session_header)
         route = self.registry.route(features, namespace)
-        if not route.deployment.answers_to(asked.model):
-            request.replace_body(renamed(request.body, route.deployment.key))
+        name = route.deployment.name_at_pods(asked.model)
+        if name != asked.model:
+            request.replace_body(renamed(request.body, name))
         return Tries(route, features, self.figures, self.settings.max_tries)
 
     def note(self, account: Account | None, status: int) -> None:

@@ -18,7 +18,6 @@ from octavo_operator.desired.arguments import arguments
         pytest.param({"model": {"source": "file:///w/m.gguf"}}, "--model=/w/m.gguf", id="a file is its path"),
         pytest.param({}, "--served-model-name=smollm2", id="the default served name is the resource's"),
         pytest.param({"servedName": "big"}, "--served-model-name=big", id="a served name is used"),
-        pytest.param({"aliases": ["a"]}, "--served-model-name=a", id="aliases are served"),
         pytest.param({}, "--served-model-name=default/smollm2", id="namespace and name is served"),
         pytest.param({}, "--drain-timeout=120", id="streams may end"),
         pytest.param({"engine": {"maxModelLen": 4096}}, "--max-model-len=4096", id="numbers"),
