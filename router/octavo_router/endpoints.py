@@ -122,6 +122,12 @@ class Route:
         endpoint.breaker.succeed()
         self._troubled.discard(endpoint)
 
+    def change(self, deployment: Deployment, policy: Policy) -> None:
+        """What is known of the deployment; nothing waits for pods that do not come."""
+        self.deployment, self.policy = deployment, policy
+        if deployment.stalled:
+            self._release()
+
     def keep(self, endpoints: Iterable[Endpoint]) -> None:
         """Replaces the ready pods; the first ones get what has waited for them."""
         self.ready = tuple(endpoints)

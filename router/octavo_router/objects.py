@@ -17,6 +17,8 @@ SERVING_SLICES = f"{DEPLOYMENT_LABEL},!service.kubernetes.io/headless"
 """A headless Service names all pods of a group, of which only the leader answers."""
 API_KEYS_LABEL = "octavo.dev/api-keys"
 TOKEN_LIMIT = "octavo.dev/tokens-per-minute"
+SCALED_TO_ZERO = "ScaledToZero"
+_LONGEST_MESSAGE = 500  # characters
 _SHOWN = 40  # characters of a value that is wrong; an annotation may have 262,144
 
 
@@ -49,9 +51,30 @@ class _Spec(msgspec.Struct, rename="camel", gc=False):
     autoscaling: _Autoscaling = msgspec.field(default_factory=_Autoscaling)
 
 
+class _Condition(msgspec.Struct, gc=False):
+    type: str = ""
+    status: str = ""
+    reason: str = ""
+    message: str = ""
+
+
+class _Status(msgspec.Struct, gc=False):
+    conditions: list[_Condition] | None = None
+
+    @property
+    def idle(self) -> bool:
+        return any(c.type == "Ready" and c.reason == SCALED_TO_ZERO for c in self.conditions or ())
+
+    @property
+    def stalled(self) -> str:
+        found = (c for c in self.conditions or () if c.type == "Stalled" and c.status == "True")
+        return next((c.message[:_LONGEST_MESSAGE] or c.reason for c in found), "")
+
+
 class LLMDeployment(msgspec.Struct, gc=False):
     metadata: Meta
     spec: _Spec = msgspec.field(default_factory=_Spec)
+    status: _Status = msgspec.field(default_factory=_Status)
 
     def deployment(self) -> Deployment:
         meta, spec = self.metadata, self.spec
@@ -66,6 +89,8 @@ class LLMDeployment(msgspec.Struct, gc=False):
             routing.weight,
             f"{meta.namespace}/{routing.fallback}" if routing.fallback else None,
             spec.autoscaling.min_replicas == 0,
+            self.status.idle,
+            self.status.stalled,
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from octavo_router.endpoints import Route
 
 Overview = dict[str, dict[str, Any]]
-"""By key: names, state, requests and pods."""
+"""By key: names, state and, if it is stalled, why; requests and pods."""
 
 
 def overview(routes: Iterable[Route]) -> Overview:
@@ -20,6 +20,7 @@ def _model(route: Route) -> dict[str, Any]:
     return {
         "names": [deployment.served_name, *deployment.aliases],
         "state": _state(route),
+        "why": "" if route.ready else deployment.stalled,
         "in_flight": route.figures.in_flight,
         "held": route.figures.held,
         "pods": {
@@ -31,9 +32,14 @@ def _model(route: Route) -> dict[str, Any]:
 def _state(route: Route) -> str:
     if route.ready:
         return "ready"
-    if not route.deployment.sleeps:
+    deployment = route.deployment
+    if deployment.stalled:
+        return "stalled"
+    if not deployment.sleeps:
         return "no pod is ready"
-    return "waking" if route.figures.held else "asleep"
+    if route.figures.held:
+        return "waking"
+    return "asleep" if deployment.idle else "starting"
 
 
 def added_up(overviews: Iterable[Overview]) -> Overview:
@@ -54,7 +60,8 @@ def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
             "set_aside": known["set_aside"] or pod["set_aside"],
         }
     requests = {name: one[name] + other[name] for name in ("in_flight", "held")}
-    state = other["state"] if one["state"] == "asleep" else one["state"]  # one of them may hold a request
+    # One of them may hold a request.
+    state = other["state"] if other["state"] == "waking" else one["state"]
     return {**one, **requests, "state": state, "pods": pods}
 
 
@@ -65,14 +72,18 @@ def news(former: Overview, present: Overview) -> Iterator[str]:
         if after is None:
             yield f"{key} is deleted"
         elif before is None:
-            yield f"{key} is here: {after['state']}"
+            yield f"{key} is here: {after['state']}{_because(after)}"
         else:
             yield from _changes(key, before, after)
 
 
+def _because(model: dict[str, Any]) -> str:
+    return f", because {model['why']}" if model["why"] else ""
+
+
 def _changes(key: str, before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
     if before["state"] != after["state"]:
-        yield f"{key}: {after['state']}"
+        yield f"{key}: {after['state']}{_because(after)}"
     for address in sorted(before["pods"].keys() - after["pods"].keys()):
         yield f"{key}: pod {address} takes no more requests"
     for address in sorted(after["pods"].keys() - before["pods"].keys()):

@@ -6,6 +6,7 @@ Pods are asked for their metrics once a second, and only while somebody looks.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -90,10 +91,17 @@ class Page:
 
 
 def read_metrics(text: str) -> dict[str, float]:
-    """The few figures of an engine's metrics that the page shows, summed over labels."""
+    """The few figures of an engine's metrics that the page shows: of caches the fullest, all else summed.
+
+    Raises:
+        ValueError: a figure is no number, or not a finite one, which JSON has no word for.
+    """
     found: dict[str, float] = {}
     for line in text.splitlines():
         name = _SEEN.get(line.partition("{")[0])
         if name is not None:
-            found[name] = found.get(name, 0.0) + float(line.rpartition(" ")[2])
+            value, known = float(line.rpartition(" ")[2]), found.get(name, 0.0)
+            found[name] = max(known, value) if name == "kv_usage" else known + value
+    if not all(map(math.isfinite, found.values())):
+        raise ValueError("a figure is not finite")
     return found

@@ -215,7 +215,7 @@ class Registry:
         if route is None:
             route = Route(deployment, self._figures, policy, self._limits)
             route.keep(self._endpoints.get(key, {}).values())
-        route.deployment, route.policy = deployment, policy
+        route.change(deployment, policy)
         return route
 
 

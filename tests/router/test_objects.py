@@ -9,6 +9,7 @@ import pytest
 
 from octavo_router.endpoints import Address
 from octavo_router.objects import EndpointSlice, LLMDeployment, merge
+from octavo_router.routing import Deployment
 
 SLICE: dict[str, Any] = {
     "metadata": {"name": "s", "namespace": "ns", "labels": {"octavo.dev/deployment": "m"}},
@@ -72,5 +73,25 @@ def test_a_deployment_is_named_by_its_resource_unless_it_says_otherwise() -> Non
     plain = msgspec.convert({"metadata": meta, "spec": {}}, LLMDeployment).deployment()
     named = {"servedName": "llama", "aliases": ["gpt"], "model": {"source": "x"}}
     other = msgspec.convert({"metadata": meta, "spec": named}, LLMDeployment).deployment()
-    assert (plain.key, plain.served_name, plain.aliases) == ("ns/m", "m", ())
+    assert (plain.key, plain.served_name, plain.aliases, plain.idle, plain.stalled) == (
+        "ns/m",
+        "m",
+        (),
+        False,
+        "",
+    )
     assert (other.key, other.served_name, other.aliases, other.owner) == ("ns/m", "llama", ("gpt",), "ns")
+
+
+def told(*conditions: dict[str, str]) -> Deployment:
+    body = {"metadata": {"name": "m", "namespace": "ns"}, "status": {"conditions": conditions}}
+    return msgspec.convert(body, LLMDeployment).deployment()
+
+
+def test_what_the_conditions_say_of_a_model_without_pods_is_read() -> None:
+    zero = {"type": "Ready", "status": "True", "reason": "ScaledToZero", "message": "idle"}
+    stuck = {"type": "Stalled", "status": "True", "reason": "DownloadRefused", "message": "no access" * 100}
+    going = {**stuck, "status": "False"}
+    assert told(zero, going).idle and not told(zero, going).stalled
+    assert not told(stuck).idle and told(stuck).stalled == ("no access" * 100)[:500]
+    assert told({**stuck, "message": ""}).stalled == "DownloadRefused"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 
@@ -16,9 +18,9 @@ from octavo_router.routing import Deployment
 POD = Address("10.0.0.1", 8000)
 
 
-def registry(*pods: Address, sleeps: bool = False) -> Registry:
+def registry(*pods: Address, **fields: Any) -> Registry:
     found = Registry(Figures())
-    found.set_deployments({"ns/m": Deployment("ns/m", "m", ("gpt-4",), sleeps=sleeps)})
+    found.set_deployments({"ns/m": Deployment("ns/m", "m", ("gpt-4",), **fields)})
     found.set_addresses("ns/m", pods)
     return found
 
@@ -27,7 +29,10 @@ def registry(*pods: Address, sleeps: bool = False) -> Registry:
     ("known", "state"),
     [
         (registry(POD), "ready"),
-        (registry(sleeps=True), "asleep"),
+        (registry(sleeps=True, idle=True), "asleep"),
+        (registry(sleeps=True), "starting"),
+        (registry(sleeps=True, stalled="no access"), "stalled"),
+        (registry(POD, stalled="no access"), "ready"),
         (registry(), "no pod is ready"),
     ],
 )
@@ -36,7 +41,7 @@ def test_a_models_state_tells_whether_pods_are_ready_or_wanted(known: Registry, 
 
 
 def test_a_model_is_waking_while_one_worker_holds_a_request() -> None:
-    known, holds = registry(sleeps=True), registry(sleeps=True)
+    known, holds = (registry(sleeps=True, idle=True) for _ in range(2))
     (route,) = holds.routes()
     route.figures.held = 1
     assert [shown(each)["ns/m"]["state"] for each in (known, holds)] == ["asleep", "waking"]
@@ -62,6 +67,7 @@ def shown(known: Registry) -> Overview:
     ("before", "after", "told"),
     [
         ({}, shown(registry()), ["ns/m is here: no pod is ready"]),
+        (shown(registry()), shown(registry(stalled="no access")), ["ns/m: stalled, because no access"]),
         (shown(registry()), {}, ["ns/m is deleted"]),
         (shown(registry(POD)), shown(registry(POD)), []),
         (
@@ -71,7 +77,7 @@ def shown(known: Registry) -> Overview:
         ),
         (
             shown(registry(POD)),
-            shown(registry(sleeps=True)),
+            shown(registry(sleeps=True, idle=True)),
             ["ns/m: asleep", "ns/m: pod 10.0.0.1:8000 takes no more requests"],
         ),
     ],
@@ -86,6 +92,20 @@ def test_an_engines_metrics_are_read_over_all_labels() -> None:
         'octavo_kv_cache_usage_ratio{model_name="m"} 0.25\noctavo_other{a="b"} 1\n'
     )
     assert read_metrics(text) == {"running": 3.0, "kv_usage": 0.25}
+
+
+def test_the_fullest_of_several_caches_is_shown_and_the_rest_is_summed() -> None:
+    text = "".join(
+        f'octavo_num_requests_running{{x="{x}"}} 2\noctavo_kv_cache_usage_ratio{{x="{x}"}} 0.{x}\n'
+        for x in (7, 5)
+    )
+    assert read_metrics(text) == {"running": 4.0, "kv_usage": 0.7}
+
+
+@pytest.mark.parametrize("odd", ["NaN", "+Inf", "many"])
+def test_figures_that_json_cannot_hold_are_refused(odd: str) -> None:
+    with pytest.raises(ValueError):
+        read_metrics(f'octavo_num_requests_running{{x="1"}} {odd}\n')
 
 
 async def test_the_page_is_served_only_where_it_is_added_and_lets_no_foreign_script_in() -> None:

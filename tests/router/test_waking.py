@@ -83,6 +83,18 @@ async def test_a_request_waits_for_the_pod_that_it_wakes() -> None:
         assert router.figures.of(KEY).held == 0
 
 
+async def test_nothing_waits_for_a_model_that_cannot_be_started() -> None:
+    async with running_router() as router, cluster(router):
+        asleep(router)
+        waiting = asyncio.create_task(router.post(body_for(KEY)))
+        await until(lambda: router.registry.resolve(KEY).holds == 1, "a held request")
+        asleep(router, stalled="no access to hf://a/b")
+        for answer in (await waiting, await router.post(body_for(KEY))):
+            assert answer.status == 503 and answer.headers["retry-after"]
+            assert f"'{KEY}' cannot be started: no access to hf://a/b" in answer.body.decode()
+        assert router.figures.of(KEY).held == 0
+
+
 async def test_a_call_that_fails_is_made_again() -> None:
     async with running_router() as router, cluster(router, refusals=1) as api:
         asleep(router)

@@ -76,6 +76,8 @@ class Tries(msgspec.Struct, eq=False):
     def why_none(self) -> RouterError:
         """What a client is told when there is no next pod."""
         route, model, tried = self.route, self.features.asked.model, len(self.failed)
+        if route.deployment.stalled and not route.ready:
+            return NoReadyPodError(f"The model {model!r} cannot be started: {route.deployment.stalled}")
         if route.deployment.sleeps and not route.ready:
             return NoReadyPodError(
                 f"The model {model!r} is starting, and {route.holds} requests wait for it already; "
