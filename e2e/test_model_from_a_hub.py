@@ -1,4 +1,4 @@
-"""A model from a hub: refused without a token, then downloaded once for the pods of two nodes."""
+"""A model from a hub: refused without a token, tried again while the hub fails, then downloaded once."""
 
 import json
 import os
@@ -80,9 +80,16 @@ def test_a_model_is_downloaded_once_and_its_progress_is_seen(
 
     assert f"hf://{NAME} is gated" in wait_for("Stalled", stalled)
 
+    hub.faults.statuses["listing"] = [503] * 4  # 15 s of tries
     kubectl("create", "secret", "generic", "hub", "-n", namespace, f"--from-literal=token={hub.token}")
     patch = json.dumps({"spec": {"model": {"secretName": "hub"}}})
     kubectl("patch", "llmdeployment", "far", "-n", namespace, "--type=merge", "-p", patch)
+
+    def told() -> str:
+        ready = conditions(kubectl, "far", namespace)["Ready"]
+        return str(ready["message"]) if ready["reason"] == "DownloadFailed" else ""
+
+    assert re.search(r"answered 503\. It is tried again\.$", wait_for("the failed try", told))
 
     def row() -> str:
         shown = kubectl("get", "llmd", "far", "-n", namespace, "--no-headers")

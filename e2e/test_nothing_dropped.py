@@ -29,6 +29,7 @@ from e2e.waiting import wait_for
 RATE = 8.0  # streams a second
 TOKENS = 80  # at four a second: 20 s
 HEARD_SECONDS = 1.0  # from a pod's deletion to the last request that a router sends it
+ENGINE_KILLED = "kill -9 of an engine"
 PODS = "octavo.dev/deployment=steady"
 UNWRITTEN_SECONDS = 2.0  # routers write their lines every 0.25 s, and a killed one's last ones never
 LEAVING = '{.status.podIP} {.metadata.deletionTimestamp}{"\\n"}'
@@ -144,18 +145,28 @@ class Verdict:
 
 
 def judge(disruptions: Disruptions, logs: RouterLogs, killed_engine: str) -> Verdict:
-    """Excuse a stream only if the router's log names the killed engine, or no living router knows of it."""
+    """Excuse a stream only if it ran at what was killed: the engine that the log names, or the router."""
     told = logs.requests()
     killed = disruptions.times["kill of a router"][0]
+    engine_killed, engine_back = disruptions.times[ENGINE_KILLED]
 
     def is_excused(outcome: Outcome) -> bool:
         if outcome.end == "error event":
-            return bool(told[outcome.id].get("pod", "").startswith(killed_engine))
+            there = told[outcome.id].get("pod", "").rpartition(":")[0] == killed_engine
+            return there and outcome.began < engine_back and outcome.ended > engine_killed
         ran = outcome.began < disruptions.router_dead and outcome.ended > killed
         return outcome.end == "broken" and ran and outcome.id not in told
 
     outcomes = disruptions.streams.outcomes
     return Verdict(outcomes, [outcome for outcome in outcomes if is_excused(outcome)])
+
+
+def retried(disruptions: Disruptions, logs: RouterLogs) -> list[str]:
+    """The complete streams that had not begun at the killed engine, and began at another."""
+    began, ended = disruptions.times[ENGINE_KILLED]
+    told = {each: entry for each, entry in logs.requests().items() if began <= entry["time"] <= ended}
+    complete = (outcome.id for outcome in disruptions.streams.outcomes if outcome.end == "complete")
+    return [each for each in complete if told.get(each, {}).get("tries", 1) > 1]
 
 
 def logged(disruptions: Disruptions) -> set[str]:
@@ -204,7 +215,7 @@ def test_nothing_is_dropped_by_any_disruption(
                 disruptions.scale_down_by_hpa()
             with disruptions.during("drain of a node"):
                 disruptions.drain_node()
-            with disruptions.during("kill -9 of an engine"):
+            with disruptions.during(ENGINE_KILLED):
                 killed = disruptions.kill_engine()
             with disruptions.during("kill of a router"):
                 disruptions.kill_router()
@@ -215,6 +226,7 @@ def test_nothing_is_dropped_by_any_disruption(
         expected = logged(disruptions)
         wait_for("the routers' last lines", lambda: expected <= set(logs.requests()), seconds=30)
         verdict = judge(disruptions, logs, killed)
+        again = retried(disruptions, logs)
         late = last_requests(logs, seen)
     install(kubectl, images.values())
     report(verdict, late, disruptions)
@@ -222,6 +234,7 @@ def test_nothing_is_dropped_by_any_disruption(
     assert any(outcome.end == "error event" for outcome in verdict.excused), (
         "no stream ran at the killed engine"
     )
+    assert again, "no request was at the killed engine before it had begun"
     assert len(late) >= 6, "pods that left: four by the rollout, two by scaling down"
     assert max(late.values()) < HEARD_SECONDS, late
     answers = {(each.prompt, each.text) for each in verdict.outcomes if each.end == "complete"}

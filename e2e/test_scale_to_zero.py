@@ -3,13 +3,15 @@
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
 from e2e.conftest import conditions
 from e2e.figures import keep
+from e2e.installation import NAMESPACE
 from e2e.kubectl import Kubectl
-from e2e.traffic import QUESTION
+from e2e.traffic import QUESTION, ask
 from e2e.waiting import wait_for
 
 REPLICAS = '{.spec.replicas}{"\\n"}'
@@ -33,8 +35,7 @@ def test_an_idle_model_sleeps_and_a_request_wakes_it(
         return kubectl.get("deployment", "sleeper", namespace=namespace)
 
     wait_for("no pods", lambda: asleep() and not child()["status"].get("replicas"), seconds=90)
-    kubectl("rollout", "restart", "deployment/octavo-operator", "-n", "octavo-system")
-    kubectl("rollout", "status", "deployment/octavo-operator", "-n", "octavo-system", "--timeout=120s")
+    restart(kubectl)
     assert child()["spec"]["replicas"] == 0, "sleep outlives the operator"
     with kubectl.watched("deployment", "sleeper", namespace=namespace, show=REPLICAS) as seen:
         wait_for("the watch", lambda: seen)
@@ -56,3 +57,17 @@ def test_an_idle_model_sleeps_and_a_request_wakes_it(
     model_now = kubectl.get("llmdeployment", "sleeper", namespace=namespace)
     assert model_now["metadata"]["generation"] == generation, "nothing is written into the user's spec"
     wait_for("no pods again", asleep, seconds=90)
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask, openai_client, model)
+        wait_for("the wish for a pod", lambda: child()["spec"]["replicas"] or asking.done())
+        assert not asking.done(), "the request is held"
+        restart(kubectl)
+        assert asking.result(), "a router that leaves finishes what it holds"
+
+
+def restart(kubectl: Kubectl) -> None:
+    """Replace all replicas of router and operator."""
+    for name in ("deployment/octavo-router", "deployment/octavo-operator"):
+        kubectl("rollout", "restart", name, "-n", NAMESPACE)
+        kubectl("rollout", "status", name, "-n", NAMESPACE, "--timeout=120s")
