@@ -14,7 +14,7 @@ log = logging.getLogger("octavo.router.background")
 @asynccontextmanager
 async def at_work(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
     """Runs `work` while the block runs, and ends it with the block; a failure of it is logged."""
-    task = asyncio.create_task(work, name=work.__qualname__)
+    task = asyncio.create_task(work, name=getattr(work, "__qualname__", None))
     task.add_done_callback(_tell_of_failure)
     try:
         yield task
