@@ -75,6 +75,7 @@ BUILDS = (
     GoBuild("kwok", ("kwok",), "sigs.k8s.io/kwok/cmd/kwok", 60, on_demand=True),
     GoBuild("argocd", ("argocd",), "github.com/argoproj/argo-cd/v2/cmd", 160, on_demand=True),
     GoBuild("registry", ("registry",), REGISTRY, 60, on_demand=True),
+    GoBuild("adapter-rules", ("adapter-rules",), ".", 60, on_demand=True),
     GoBuild("versitygw", ("versitygw",), VERSITYGW, 60, on_demand=True),
 )
 

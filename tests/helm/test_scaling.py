@@ -1,10 +1,13 @@
 """The alternatives to the operator's own scaling signal."""
 
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from e2e.cluster.go_programs import program
 from tests.helm.test_values import DEFAULTS
 
 from octavo_operator.api import ScalingDefaults
@@ -60,10 +63,27 @@ def test_without_models_keda_is_not_needed(render: Render) -> None:
     assert "ScaledObject" not in {item["kind"] for item in render()}
 
 
-def test_the_adapter_serves_each_metric_of_the_operator_under_its_own_name(render: Render) -> None:
+def adapter_rules(render: Render) -> str:
     objects = render("scaling.prometheusAdapter.enabled=true")
     (found,) = [item for item in objects if item["metadata"]["name"] == "octavo-prometheus-adapter"]
-    rules = yaml.safe_load(found["data"]["config.yaml"])["rules"]
+    text: str = found["data"]["config.yaml"]
+    return text
+
+
+@pytest.mark.apiserver
+@pytest.mark.timeout(240)
+def test_prometheus_adapters_own_packages_read_the_rules(render: Render, tmp_path: Path) -> None:
+    """The query is for the pods that an HPA asks about, one value each."""
+    (tmp_path / "config.yaml").write_text(adapter_rules(render))
+    command = [str(program("adapter-rules")), str(tmp_path / "config.yaml"), *METRICS]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert told == [
+        f'{metric}\tmax({metric}{{namespace="ml",pod=~"llama-0|llama-1"}}) by (pod)' for metric in METRICS
+    ]
+
+
+def test_the_adapter_serves_each_metric_of_the_operator_under_its_own_name(render: Render) -> None:
+    rules = yaml.safe_load(adapter_rules(render))["rules"]
     assert {rule["name"]["as"] for rule in rules} == set(METRICS)
     for rule in rules:
         assert rule["seriesQuery"].startswith(rule["name"]["matches"] + "{")
