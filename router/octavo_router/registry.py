@@ -44,12 +44,12 @@ class Split:
         for route, _ in self._members:
             if route.ready:
                 return route
-        hopeful = [(r, w) for r, w in weighed if r.deployment.sleeps or r.deployment.fallback is not None]
+        hopeful = [(r, w) for r, w in weighed if r.deployment.wakes or r.deployment.fallback is not None]
         return self._choose(hopeful, features) if hopeful else self._members[0][0]
 
     def asleep(self) -> list[Route]:
         """Those that would get their share if they were woken."""
-        return [r for r, weight in self._members if weight and r.deployment.sleeps and not r.ready]
+        return [r for r, weight in self._members if weight and r.deployment.wakes and not r.ready]
 
     def _choose(self, members: list[tuple[Route, int]], features: Features) -> Route:
         left = self._draw(features) * sum(weight for _, weight in members)
@@ -159,7 +159,7 @@ class Registry:
         route, sleeper = first, None
         while not route.ready:
             passed.append(route.deployment.key)
-            if route.deployment.sleeps and sleeper is None:
+            if route.deployment.wakes and sleeper is None:
                 sleeper = route
                 self.on_wanted(route)
             key = route.deployment.fallback

@@ -35,6 +35,11 @@ class Deployment(msgspec.Struct, frozen=True):
     idle: bool = False  # they are stopped now
     stalled: str = ""  # why it does not start until a person changes something
 
+    @property
+    def wakes(self) -> bool:
+        """Whether a request brings it a pod where it has none."""
+        return self.sleeps and not self.stalled
+
     def claims(self, name: str) -> bool:
         return name == self.served_name or name in self.aliases
 

@@ -56,7 +56,7 @@ class Waker:
 
     async def _ask_while_held(self, route: Route) -> None:
         key, failures = route.deployment.key, 0
-        while route.deployment.sleeps and not route.ready:
+        while route.deployment.wakes and not route.ready:
             why_not = await self._ask(key)
             if why_not is None:
                 failures = 0

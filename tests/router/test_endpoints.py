@@ -181,10 +181,10 @@ def woken(registry: Registry) -> set[str]:
     return wanted
 
 
-def lie_down(registry: Registry, *keys: str) -> None:
+def lie_down(registry: Registry, *keys: str, stalled: str = "") -> None:
     """They sleep from now on, without a pod."""
     deployments = {r.deployment.key: r.deployment for r in registry.routes()}
-    asleep = {key: msgspec.structs.replace(deployments[key], sleeps=True) for key in keys}
+    asleep = {key: msgspec.structs.replace(deployments[key], sleeps=True, stalled=stalled) for key in keys}
     registry.set_deployments(deployments | asleep)
     for key in keys:
         registry.set_addresses(key, [])
@@ -205,6 +205,15 @@ def test_who_shares_a_name_with_no_weight_is_let_sleep() -> None:
     wanted = woken(registry)
     assert drawn(registry, 9) == {"ns/old": 9}
     assert not wanted
+
+
+def test_who_cannot_be_started_is_neither_woken_nor_waited_for() -> None:
+    registry = a_family(old=50, new=50)
+    lie_down(registry, "ns/old")
+    lie_down(registry, "ns/new", stalled="no access")
+    wanted = woken(registry)
+    assert drawn(registry, 9) == {"ns/old": 9}
+    assert wanted == {"ns/old"}
 
 
 def test_when_all_who_share_a_name_sleep_each_holds_its_share() -> None:

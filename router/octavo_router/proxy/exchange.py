@@ -96,8 +96,8 @@ class Exchange:
 
     def _may_be_held(self) -> bool:
         route = self._tries.route
-        will_come = route.deployment.sleeps and not route.deployment.stalled
-        return will_come and not route.ready and route.holds < self._gateway.settings.hold_requests
+        room = route.holds < self._gateway.settings.hold_requests
+        return route.deployment.wakes and not route.ready and room
 
     def _hold(self, now: float) -> None:
         self._held = True
