@@ -1,7 +1,8 @@
 """Compare signals and behaviours: `python -m bench.scaling [--trace FILE --times N] [--short]`.
 
 Prints and keeps in bench/results/scaling.json, for each traffic and each way: requests whose first token took
-longer than a second (%), GPU-hours, and flaps (changes of direction within ten minutes).
+longer than a second (%), GPU-hours, and flaps (changes of direction within ten minutes). Recorded traffic is
+not in the repository: docs/performance.md names what was used.
 """
 
 from __future__ import annotations
@@ -23,29 +24,28 @@ TARGET_SECONDS = 1.0
 FLAP_SECONDS = 600
 PER_POD = 20.0  # requests a second that one pod carries, about
 SIGNALS: dict[str, dict[str, float]] = {
-    "queueDepth 10": {"queueDepth": 10},
-    "kvCacheUsage 0.8": {"kvCacheUsage": 0.8},
-    "queueDepth 10, kvCacheUsage 0.8": {"queueDepth": 10, "kvCacheUsage": 0.8},
-    "concurrency 32": {"concurrency": 32},
-    "concurrency 64": {"concurrency": 64},
-    "concurrency 64, kvCacheUsage 0.8": {"concurrency": 64, "kvCacheUsage": 0.8},
-    "concurrency 128, kvCacheUsage 0.8": {"concurrency": 128, "kvCacheUsage": 0.8},
+    "queue10": {"queueDepth": 10},
+    "kv0.8": {"kvCacheUsage": 0.8},
+    "queue10_kv0.8": {"queueDepth": 10, "kvCacheUsage": 0.8},
+    "concurrency64": {"concurrency": 64},
+    "concurrency32_kv0.8": {"concurrency": 32, "kvCacheUsage": 0.8},
+    "concurrency48_kv0.8": {"concurrency": 48, "kvCacheUsage": 0.8},
+    "concurrency64_kv0.8": {"concurrency": 64, "kvCacheUsage": 0.8},
+    "concurrency96_kv0.8": {"concurrency": 96, "kvCacheUsage": 0.8},
+    "concurrency128_kv0.8": {"concurrency": 128, "kvCacheUsage": 0.8},
 }
 GENTLE = (Policy(60, percent=10), Policy(60, pods=1))
 BEHAVIORS = {
-    "the HPA's own": Behavior(),
-    "down 120 s": Behavior(down_window=120),
-    "down gently": Behavior(down_window=120, down=GENTLE),
-    "down 300 s, gently": Behavior(down=GENTLE),
-    "down 600 s": Behavior(down_window=600),
+    "hpa": Behavior(),
+    "down120": Behavior(down_window=120),
+    "down120_gently": Behavior(down_window=120, down=GENTLE),
+    "down300_gently": Behavior(down=GENTLE),
+    "down600": Behavior(down_window=600),
+    "down600_gently": Behavior(down_window=600, down=GENTLE),
+    "up30_down300_gently": Behavior(up_window=30, down=GENTLE),
 }
-
-BEST = "concurrency 64, kvCacheUsage 0.8"
-KEPT = {
-    ("queueDepth 10, kvCacheUsage 0.8", "the HPA's own"): "queue",
-    (BEST, "the HPA's own"): "concurrency",
-    (BEST, "down 300 s, gently"): "default",
-}
+DEFAULT = ("concurrency64_kv0.8", "down300_gently")
+"""The chart's `operator.scalingDefaults`, of which each other way changes one thing."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,9 @@ class Outcome:
     gpu_hours: float
     flaps: int
     most_pods: int
+
+    def __str__(self) -> str:
+        return f"{self.gpu_hours:.2f} GPU-hours; {self.flaps} flaps; {self.most_pods} pods at its height"
 
 
 def simulate(traffic: Traffic, targets: dict[str, float], behavior: Behavior, most: int) -> Outcome:
@@ -72,6 +75,7 @@ def simulate(traffic: Traffic, targets: dict[str, float], behavior: Behavior, mo
             if fleet.wanted != replicas[-1]:
                 history.append((now, fleet.wanted - replicas[-1]))
             replicas.append(fleet.wanted)
+        fleet.scrape(now)  # after the HPA has asked: what it hears is as old as it can be
     late = ~(fleet.first_tokens - traffic.arrivals <= TARGET_SECONDS)  # one without a first token is late
     return Outcome(100 * float(late.mean()), hours, flaps(history), max(replicas))
 
@@ -92,9 +96,9 @@ def traffics(arguments: argparse.Namespace) -> Iterator[tuple[Traffic, int]]:
             yield synthetic(name, PER_POD * pods, seconds), 4 * pods
 
 
-def ways() -> Iterator[tuple[str, str]]:
-    yield from ((signal, "the HPA's own") for signal in SIGNALS)
-    yield from ((BEST, behavior) for behavior in BEHAVIORS if behavior != "the HPA's own")
+def ways() -> list[tuple[str, str]]:
+    signal, behavior = DEFAULT
+    return [(each, behavior) for each in SIGNALS] + [(signal, each) for each in BEHAVIORS if each != behavior]
 
 
 def main() -> None:
@@ -103,40 +107,28 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=1, help="the trace so many times over")
     parser.add_argument("--short", action="store_true")
     arguments = parser.parse_args()
-    rows = []
     for traffic, most in traffics(arguments):
-        what = f"{len(traffic.arrivals)} requests in {traffic.seconds:.0f} s, at most {most} pods"
-        print(f"{traffic.name}: {what}")
+        what = f"{len(traffic.arrivals)} requests in {traffic.seconds:.0f} s"
+        print(f"{traffic.name}, at most {most} pods: {what}")
+        rows = []
         for signal, behavior in ways():
             found = simulate(traffic, SIGNALS[signal], BEHAVIORS[behavior], most)
-            print(
-                f"  {signal:36} {behavior:20} late {found.late_percent:6.2f}%"
-                f"  {found.gpu_hours:8.2f} GPU-hours  {found.flaps:3d} flaps  {found.most_pods:3d} pods",
-                flush=True,
-            )
-            if (name := KEPT.get((signal, behavior))) is not None:
-                rows += kept(f"{traffic.name}.{most}.{name}", found, f"{what}; {signal}; {behavior}")
-    if not arguments.short:
-        keep(rows)
+            rows.append(row(f"{traffic.name}.{most}.{signal}.{behavior}", found, what))
+            print(f"  {signal:21} {behavior:20} late {found.late_percent:6.2f}%  {found}", flush=True)
+        if not arguments.short:
+            keep(f"late.{traffic.name}.{most}.", rows)
 
 
-def kept(name: str, found: Outcome, conditions: str) -> Iterator[dict[str, object]]:
-    for figure, value, unit in (
-        ("late", found.late_percent, "%"),
-        ("gpu_hours", found.gpu_hours, "h"),
-        ("flaps", found.flaps, "flaps"),
-    ):
-        row = {"figure": f"{figure}.{name}", "value": round(value, 3), "unit": unit}
-        yield {**row, "conditions": f"simulated; {conditions}"}
+def row(name: str, found: Outcome, what: str) -> dict[str, object]:
+    value = {"figure": f"late.{name}", "value": round(found.late_percent, 3), "unit": "%"}
+    return {**value, "conditions": f"simulated; {found}; {what}"}
 
 
-def keep(rows: list[dict[str, object]]) -> None:
-    """Replace the figures measured now, leave the others."""
-    fresh = {row["figure"] for row in rows}
+def keep(prefix: str, rows: list[dict[str, object]]) -> None:
+    """Replace the rows of the traffic simulated now, leave the others."""
     former = json.loads(RESULT.read_text()) if RESULT.exists() else []
-    RESULT.write_text(
-        json.dumps([row for row in former if row["figure"] not in fresh] + rows, indent=1) + "\n"
-    )
+    others = [found for found in former if not found["figure"].startswith(prefix)]
+    RESULT.write_text(json.dumps(others + rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

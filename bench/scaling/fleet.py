@@ -1,19 +1,30 @@
-"""A fleet of engine pods in steps of half a second: queues, batches, KV cache, start-up, drain.
+"""A fleet of engine pods in steps of a quarter of a second: queues, batches, KV cache, start-up, drain.
 
 The figures of a pod are those of Llama 3.1 8B on an H100 (docs/performance.md): a step of b rows takes 5.6 ms
 and 0.036 ms a row, prompts are computed at 40,000 tokens a second, and the KV cache holds 440,000 tokens.
+What an HPA hears of them is the operator's own code at the operator's own interval.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-STEP = 0.5  # seconds
-WINDOW = 10  # steps of which a metric is the mean: the operator's five seconds
+from octavo_operator.names import KV_CACHE_USAGE, REQUESTS_IN_FLIGHT, REQUESTS_WAITING
+from octavo_operator.scaling.samples import PodName, Sample, Samples
+from octavo_operator.scaling.scraper import INTERVAL
+
+STEP = 0.25  # seconds
+METRICS = {
+    "queueDepth": REQUESTS_WAITING,
+    "kvCacheUsage": KV_CACHE_USAGE,
+    "concurrency": REQUESTS_IN_FLIGHT,
+}
 
 
 @dataclass(frozen=True)
@@ -28,28 +39,44 @@ class Engine:
 
 @dataclass
 class Pod:
-    """``left`` and ``held``: tokens to come and tokens in the cache of each running request."""
+    """``running``: a heap of (``given`` at a request's last token, its prompt less ``given`` at its begin).
 
+    ``given``: tokens that a request has got which runs since the pod began; all that run get the same.
+    ``base``: the sum of the heap's second numbers. ``behind``: seconds of the next step that go to prompts.
+    """
+
+    name: PodName
     ready_at: float
     waiting: deque[int] = field(default_factory=deque)
-    left: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    held: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    seen: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    running: list[tuple[float, float]] = field(default_factory=list)
+    given: float = 0.0
+    base: float = 0.0
+    behind: float = 0.0
     leaving: bool = False
 
     @property
     def in_flight(self) -> int:
-        return len(self.left) + len(self.waiting)
+        return len(self.running) + len(self.waiting)
+
+    @property
+    def held(self) -> float:
+        """Tokens in the cache."""
+        return self.base + len(self.running) * self.given
 
 
 class Fleet:
     """``first_tokens`` [requests] are the times of first tokens, NaN before."""
 
     def __init__(self, engine: Engine, prompts: NDArray[np.int64], outputs: NDArray[np.int64]) -> None:
-        self._engine, self._prompts, self._outputs = engine, prompts, outputs
+        self._engine = engine
+        self._prompts: list[int] = prompts.tolist()
+        self._outputs: list[int] = outputs.tolist()
         self.first_tokens = np.full(len(prompts), np.nan)
         self.pods: list[Pod] = []
         self._unsent: deque[int] = deque()
+        self._names = itertools.count()
+        self._samples = Samples()
+        self._due = 0.0
 
     @property
     def wanted(self) -> int:
@@ -61,24 +88,43 @@ class Fleet:
         for pod in staying[replicas:]:
             pod.leaving = True
         delay = self._engine.start_seconds if start is None else start
-        self.pods += [Pod(now + delay) for _ in range(replicas - len(staying))]
+        new = [("default", f"pod-{next(self._names)}") for _ in range(replicas - len(staying))]
+        self.pods += [Pod(name, now + delay) for name in new]
 
     def metrics(self, now: float) -> dict[str, list[float]]:
-        """The mean of the last seconds of every ready pod, as the operator tells them."""
-        told = [np.mean(pod.seen, axis=0) for pod in self._ready(now) if pod.seen]
-        names = ("queueDepth", "kvCacheUsage", "concurrency")
-        return {name: [float(values[i]) for values in told] for i, name in enumerate(names)}
+        """What the operator tells an HPA of every ready pod that it has a sample of."""
+        names = [pod.name for pod in self._ready(now)]
+        return {
+            signal: [found[0] for name in names if (found := self._samples.get(name, metric, now))]
+            for signal, metric in METRICS.items()
+        }
+
+    def scrape(self, now: float) -> None:
+        """Ready pods' metrics, when the operator's interval is over."""
+        if now < self._due:
+            return
+        self._due += INTERVAL
+        ready = self._ready(now)
+        self._samples.keep(pod.name for pod in ready)
+        for pod in ready:
+            values = {
+                REQUESTS_WAITING: len(pod.waiting),
+                KV_CACHE_USAGE: min(1.0, pod.held / self._engine.kv_tokens),
+                REQUESTS_IN_FLIGHT: pod.in_flight,
+            }
+            self._samples.take(pod.name, Sample(values, now))
 
     def step(self, now: float, arrived: range) -> None:
-        """Half a second: requests go to the pod with the least load, pods compute."""
+        """A quarter of a second: requests go to the pod with the least load, pods compute."""
         self._unsent.extend(arrived)
         ready = self._ready(now)
         if ready:
-            loads = np.array([pod.in_flight for pod in ready])
+            loads = [(pod.in_flight, index) for index, pod in enumerate(ready)]
+            heapq.heapify(loads)
             while self._unsent:
-                least = int(loads.argmin())
+                load, least = loads[0]
                 ready[least].waiting.append(self._unsent.popleft())
-                loads[least] += 1
+                heapq.heapreplace(loads, (load + 1, least))
         for pod in self.pods:
             if pod.ready_at <= now:
                 self._compute(pod, now)
@@ -89,26 +135,24 @@ class Fleet:
 
     def _compute(self, pod: Pod, now: float) -> None:
         engine = self._engine
-        seconds = STEP - self._admit(pod, now) / engine.prefill_per_second
-        if len(pod.left):
-            tokens = max(0.0, seconds) / (engine.step_seconds + engine.row_seconds * len(pod.left))
-            pod.left -= tokens
-            pod.held += tokens
-            going = pod.left > 0
-            pod.left, pod.held = pod.left[going], pod.held[going]
-        pod.seen.append((len(pod.waiting), pod.held.sum() / engine.kv_tokens, pod.in_flight))
+        self._admit(pod, now)
+        if pod.behind < STEP:
+            step_seconds = engine.step_seconds + engine.row_seconds * len(pod.running)
+            pod.given += (STEP - pod.behind) / step_seconds
+            while pod.running and pod.running[0][0] <= pod.given:
+                pod.base -= heapq.heappop(pod.running)[1]
+        pod.behind = max(0.0, pod.behind - STEP)
 
-    def _admit(self, pod: Pod, now: float) -> float:
-        """Takes in what there is room and time for; returns the tokens of its prompts."""
-        engine, tokens, admitted = self._engine, 0.0, []
-        used = pod.held.sum()
-        while pod.waiting and len(pod.left) + len(admitted) < engine.most_running:
-            prompt = int(self._prompts[pod.waiting[0]])
-            if used + tokens + prompt > engine.kv_tokens or tokens > STEP * engine.prefill_per_second:
+    def _admit(self, pod: Pod, now: float) -> None:
+        """Takes in what there is room and time for."""
+        engine = self._engine
+        while pod.waiting and pod.behind < STEP and len(pod.running) < engine.most_running:
+            request = pod.waiting[0]
+            prompt = self._prompts[request]
+            if pod.held + prompt > engine.kv_tokens:
                 break
-            tokens += prompt
-            admitted.append(pod.waiting.popleft())
-            self.first_tokens[admitted[-1]] = now + tokens / engine.prefill_per_second
-        pod.left = np.append(pod.left, self._outputs[admitted])
-        pod.held = np.append(pod.held, self._prompts[admitted])
-        return tokens
+            pod.waiting.popleft()
+            pod.behind += prompt / engine.prefill_per_second
+            self.first_tokens[request] = now + pod.behind
+            heapq.heappush(pod.running, (pod.given + self._outputs[request], prompt - pod.given))
+            pod.base += prompt - pod.given

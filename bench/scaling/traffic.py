@@ -69,7 +69,7 @@ def recorded(path: Path, times: int = 1) -> Traffic:
     all_at = np.clip(at[order] - at.min() + shift, 0, None).ravel()
     again = np.argsort(all_at, kind="stable")
     lengths = [np.tile(np.maximum(1, tokens), times)[again] for tokens in (prompts, outputs)]
-    return Traffic(path.stem, all_at[again], *lengths)
+    return Traffic(f"{path.stem}_x{times}", all_at[again], *lengths)
 
 
 def _seconds(text: str) -> float:
