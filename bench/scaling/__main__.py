@@ -46,8 +46,12 @@ BEHAVIORS = {
 }
 DEFAULT = ("concurrency64_kv0.8", "down300_gently")
 """The chart's `operator.scalingDefaults`."""
-PAIRS = [("concurrency48_kv0.8", "down120_gently"), ("concurrency48_kv0.8", "down600_gently")]
-"""The best of those that change two things of it."""
+PAIRS = [
+    (f"concurrency{target}_kv0.8", behavior)
+    for target in (32, 48, 96, 128)
+    for behavior in ("down120_gently", "down600_gently")
+]
+"""Ways that change two things of it."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def traffics(arguments: argparse.Namespace) -> Iterator[tuple[Traffic, int]]:
 
 
 def ways() -> list[tuple[str, str]]:
-    """The default, what changes one thing of it, and some that change two."""
+    """The default, what changes one thing of it, and what changes two."""
     signal, behavior = DEFAULT
     behaviors = [(signal, each) for each in BEHAVIORS if each != behavior]
     return [(each, behavior) for each in SIGNALS] + behaviors + PAIRS
