@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -87,14 +87,13 @@ class Cache:
                 self._pause(POLL_SECONDS)
             yield
 
-    def share(self, names: Iterable[str], snapshot: Snapshot) -> None:
-        """Tell those who wait for these locks; a disk that is full is no reason to fail here."""
-        for name in names:
-            with suppress(OSError):
-                file = self.root / "locks" / f"{name}.json"
-                fresh = file.with_name(f".{file.name}.{os.getpid()}")
-                fresh.write_bytes(msgspec.json.encode(snapshot))
-                fresh.replace(file)
+    def share(self, name: str, snapshot: Snapshot) -> None:
+        """Tell those who wait for this lock; a disk that is full is no reason to fail here."""
+        with suppress(OSError):
+            file = self.root / "locks" / f"{name}.json"
+            fresh = file.with_name(f".{file.name}.{os.getpid()}")
+            fresh.write_bytes(msgspec.json.encode(snapshot))
+            fresh.replace(file)
 
     def shared(self, name: str) -> Snapshot | None:
         with suppress(OSError, msgspec.MsgspecError):

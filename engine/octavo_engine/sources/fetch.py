@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,15 +45,15 @@ class Fetcher(NamedTuple):
         if found := self.cache.linked(name):
             return self._done(found)
         self.cache.prepare()
-        with self.cache.locked(name, self.progress):
+        with self.cache.locked(name, self.progress), self._shared(name):
             if found := self.cache.linked(name):
                 return self._done(found)
             with httpx.Client(follow_redirects=True, max_redirects=REDIRECTS, timeout=TIMEOUT) as client:
-                folder = self._download(source, name, client)
+                folder = self._download(source, client)
             with disk_errors(self.cache.root):
                 return self._done(self.cache.set_link(name, folder))
 
-    def _download(self, source: Source, name: str, client: httpx.Client) -> Path:
+    def _download(self, source: Source, client: httpx.Client) -> Path:
         repository = repository_of(source, self.access, client)
         listing = self.patience.call(repository.listing, self.progress)
         files = wanted(listing.files, source.inside, source.text)
@@ -61,9 +62,13 @@ class Fetcher(NamedTuple):
         with self.cache.locked(revision, self.progress):
             if not folder.is_dir():  # another source may have led to the same revision
                 transfer = Transfer(client, repository, self.progress, self.patience)
-                with repeating(SHARE_SECONDS, lambda: self.cache.share((name, revision), self.progress.now)):
+                with self._shared(revision):
                     self._fill(folder, files, transfer, source)
         return folder
+
+    def _shared(self, name: str) -> AbstractContextManager[None]:
+        """Shows those who wait for this lock how far the download is, or why it does not begin."""
+        return repeating(SHARE_SECONDS, lambda: self.cache.share(name, self.progress.now))
 
     def _fill(self, folder: Path, files: Sequence[RemoteFile], transfer: Transfer, source: Source) -> None:
         partial = folder.with_name(f"{folder.name}.partial")

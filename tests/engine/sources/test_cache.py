@@ -56,7 +56,7 @@ def test_who_waits_for_a_lock_sees_its_holders_progress(cache: Cache) -> None:
     """The holder gives way in the first pause of the one who waits."""
     holder = cache.locked("m", Progress())
     holder.__enter__()
-    cache.share(("m",), Snapshot("downloading", 42, 100, "f"))
+    cache.share("m", Snapshot("downloading", 42, 100, "f"))
     waiting = Progress()
     seen: list[Snapshot] = []
 

@@ -206,6 +206,26 @@ def test_of_several_at_once_one_downloads_and_the_others_see_how_far_it_is(
     assert {fetcher.progress.now.state for fetcher in fetchers} == {"done"}
 
 
+def test_who_waits_sees_why_the_holder_cannot_begin(hub: Hub, new_fetcher: NewFetcher) -> None:
+    hub.faults.statuses = {"listing": [503]}
+    holder, waiting = new_fetcher(hub.url), new_fetcher(hub.url)
+    others = threading.Thread(target=waiting.fetch, args=(SOURCE,))
+    seen: list[str] = []
+    deadline = time.monotonic() + 60
+
+    def pause(_: float) -> None:
+        others.start()
+        while not waiting.progress.now.trouble and time.monotonic() < deadline:
+            time.sleep(0.01)
+        seen.append(waiting.progress.now.sentence)
+
+    holder._replace(patience=Patience(pause=pause)).fetch(SOURCE)
+    others.join()
+    assert [sentence.endswith("answered 503. It is tried again.") for sentence in seen] == [True]
+    assert len(hub.contents(WEIGHTS)) == 1
+    assert waiting.progress.now.state == "done"
+
+
 def test_progress_in_words() -> None:
     now = Snapshot("downloading", 6_762_000_000, 16_100_000_000, WEIGHTS)
     assert now.sentence == "The model is being downloaded: 42% of 16.1 GB, model.safetensors."
