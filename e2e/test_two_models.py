@@ -17,25 +17,25 @@ SHORT_CONTEXT = 32  # tokens: what tells the pods of one model from those of the
 def test_each_model_answers_under_its_names(
     deploy: Callable[..., str], openai_client: openai.OpenAI, kubectl: Kubectl, namespace: str
 ) -> None:
-    deploy("wide", ready=False, aliases=[ALIAS])
-    deploy("narrow", ready=False, servedName="org/narrow", engine={"maxModelLen": SHORT_CONTEXT})
-    for name in ("wide", "narrow"):
+    deploy("large", ready=False, aliases=[ALIAS])  # the older one, also by its name if in one second
+    deploy("small", ready=False, servedName="org/small", engine={"maxModelLen": SHORT_CONTEXT})
+    for name in ("large", "small"):
         wait_ready(kubectl, name, namespace)
 
     listed = {each.id for each in openai_client.models.list()}
-    assert listed >= {"wide", ALIAS, "org/narrow"}
-    for name in ("wide", ALIAS, f"{namespace}/wide"):
+    assert listed >= {"large", ALIAS, "org/small"}
+    for name in ("large", ALIAS, f"{namespace}/large"):
         assert ask(openai_client, name, tokens=SHORT_CONTEXT + 8)
-    for name in ("org/narrow", f"{namespace}/narrow"):
+    for name in ("org/small", f"{namespace}/small"):
         with pytest.raises(openai.BadRequestError, match=str(SHORT_CONTEXT)):
             ask(openai_client, name, tokens=SHORT_CONTEXT + 8)
-    with pytest.raises(openai.NotFoundError, match=r"There is no model named 'gpt-5'.*org/narrow"):
+    with pytest.raises(openai.NotFoundError, match=r"There is no model named 'gpt-5'.*org/small"):
         ask(openai_client, "gpt-5")
 
     pods = pod_names(kubectl, namespace)
-    rename(kubectl, namespace, "narrow", [ALIAS])  # not its own before the older one lets go
+    rename(kubectl, namespace, "small", [ALIAS])  # not its own before the older one lets go
     assert ask(openai_client, ALIAS, tokens=SHORT_CONTEXT + 8)
-    rename(kubectl, namespace, "wide", [])
+    rename(kubectl, namespace, "large", [])
 
     def moved() -> bool:
         try:
