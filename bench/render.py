@@ -12,6 +12,7 @@ from bench.readme_figures import readme_table
 
 PAGE = ROOT.parent / "docs" / "performance.md"
 README = ROOT.parent / "README.md"
+LONG = 50  # rows; tables without aims that have more are folded
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
@@ -35,13 +36,16 @@ def table(group: str, aims: list[Aim], results: list[Measured]) -> list[str]:
     rows = {a.figure: aim_row(a, by_name.get(a.figure), peers.get(a.figure, "")) for a in aims}
     rows |= {r.figure: other_row(r, peers.get(r.figure, "")) for r in own if r.figure not in aimed}
     conditions = {r.figure: text for r, text in zip(own, rest, strict=True)}
+    folded = not aims and len(rows) > LONG
     lines = [
         f"### {group}",
         "",
+        *([f"<details><summary>{len(rows)} figures</summary>", ""] if folded else []),
         "| figure | measured | aim | peer | | conditions |",
         "|---|---|---|---|---|---|",
     ]
     lines += [f"{row} {conditions.get(name, '')} |" for name, row in rows.items()]
+    lines += ["", "</details>"] if folded else []
     return [*lines, "", *([f"All: {common}.", ""] if common else [])]
 
 

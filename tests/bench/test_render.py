@@ -3,7 +3,7 @@
 import pytest
 from bench.figures import Aim, Measured
 from bench.readme_figures import ROWS, readme_table
-from bench.render import split_conditions, table
+from bench.render import LONG, split_conditions, table
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,10 @@ def test_the_readme_shows_the_peer_of_the_same_run_before_any_other() -> None:
     beside = Measured(f"peer: {figure}", 7.0, "ms", "")
     rows = [readme_table(aims, {group: results}).splitlines()[2:] for results in ([], [own], [own, beside])]
     assert rows == [[], [f"| {meaning} | 6 ms | 8 them |"], [f"| {meaning} | 6 ms | 7 peer, same run |"]]
+
+
+@pytest.mark.parametrize(("count", "folded"), [(LONG, False), (LONG + 1, True)])
+def test_a_long_table_without_aims_is_folded(count: int, folded: bool) -> None:
+    lines = table("g", [], [Measured(f"f{number}", 1.0, "s", "") for number in range(count)])
+    assert ("</details>" in lines) == folded
+    assert (f"<details><summary>{count} figures</summary>" in lines) == folded
