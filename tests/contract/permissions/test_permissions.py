@@ -12,12 +12,15 @@ import pytest
 import yaml
 from e2e.cluster.control_plane import ControlPlane, free_ports
 from e2e.waiting import wait_for
+from manifests.render import plain_objects
 from tests.contract.permissions.authorizer import NAMESPACE, Authorizer, granted
-from tests.contract.permissions.running import furnished, program
+from tests.contract.permissions.running import RBAC, furnished, program
 from tests.contract.permissions.story import AUTOSCALING, CHILDREN, LLMDS, MERGE, Story, model
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(240)]
 
+ROUTER = "octavo-router"
+KEY = "sk-0123456789abcdef"
 APISERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
 CERTIFICATE = f"/api/v1/namespaces/{NAMESPACE}/secrets/octavo-metrics-tls"
 BY_THE_CLUSTER = {  # its own roles, to which the chart binds
@@ -198,3 +201,21 @@ def test_the_router_asks_for_all_that_the_chart_grants_and_for_nothing_else(
             httpx.post(url, json={"model": "routed", "prompt": "x"}, timeout=0.5)
         wait_for("a wish for a pod", lambda: "wakeRequested" in kube.get(f"{LLMDS}/routed").json()["status"])
     assert authorizer.of("router") == granted(objects, "router")
+
+    keyed = plain_objects("router.apiKeys.enabled=true")
+    (role,) = [item for item in keyed if item["kind"] == "ClusterRole" and item["metadata"]["name"] == ROUTER]
+    kube.put(f"{RBAC}/clusterroles/{ROUTER}", json=role).raise_for_status()
+    labels = {"name": "keys", "labels": {"octavo.dev/api-keys": "true"}}
+    secret = {"metadata": labels, "stringData": {"ada": KEY}}
+    kube.post("/api/v1/namespaces/default/secrets", json=secret).raise_for_status()
+
+    def opens() -> bool:
+        headers = {"Authorization": f"Bearer {KEY}"}
+        try:
+            return "routed" in httpx.get(f"http://127.0.0.1:{port}/v1/models", headers=headers).text
+        except httpx.HTTPError:
+            return False
+
+    with program("router", kube, control_plane, tmp_path, **settings, OCTAVO_API_KEYS="true"):
+        wait_for("the key", opens)
+    assert authorizer.of("router") == granted(keyed, "router")
