@@ -25,9 +25,15 @@ def workers(server: RunningServer) -> list[psutil.Process]:
 
 
 def children(server: RunningServer, module: str) -> list[psutil.Process]:
-    found = psutil.Process(server.process.pid).children()
-    alive = [child for child in found if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in alive if module in child.cmdline()]
+    return [child for child in psutil.Process(server.process.pid).children() if runs(child, module)]
+
+
+def runs(process: psutil.Process, module: str) -> bool:
+    """Not so when it has ended since it was listed."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE and module in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
 
 
 def ready(server: RunningServer) -> RunningServer:
