@@ -161,14 +161,6 @@ def judge(disruptions: Disruptions, logs: RouterLogs, killed_engine: str) -> Ver
     return Verdict(outcomes, [outcome for outcome in outcomes if is_excused(outcome)])
 
 
-def retried(disruptions: Disruptions, logs: RouterLogs) -> list[str]:
-    """The complete streams that had not begun at the killed engine, and began at another."""
-    began, ended = disruptions.times[ENGINE_KILLED]
-    told = {each: entry for each, entry in logs.requests().items() if began <= entry["time"] <= ended}
-    complete = (outcome.id for outcome in disruptions.streams.outcomes if outcome.end == "complete")
-    return [each for each in complete if told.get(each, {}).get("tries", 1) > 1]
-
-
 def logged(disruptions: Disruptions) -> set[str]:
     """The complete streams whose lines must be in the logs: all but the last ones before a router's death."""
     last = disruptions.times["kill of a router"][0] - UNWRITTEN_SECONDS
@@ -226,7 +218,6 @@ def test_nothing_is_dropped_by_any_disruption(
         expected = logged(disruptions)
         wait_for("the routers' last lines", lambda: expected <= set(logs.requests()), seconds=30)
         verdict = judge(disruptions, logs, killed)
-        again = retried(disruptions, logs)
         late = last_requests(logs, seen)
     install(kubectl, images.values())
     report(verdict, late, disruptions)
@@ -234,7 +225,6 @@ def test_nothing_is_dropped_by_any_disruption(
     assert any(outcome.end == "error event" for outcome in verdict.excused), (
         "no stream ran at the killed engine"
     )
-    assert again, "no request was at the killed engine before it had begun"
     assert len(late) >= 6, "pods that left: four by the rollout, two by scaling down"
     assert max(late.values()) < HEARD_SECONDS, late
     answers = {(each.prompt, each.text) for each in verdict.outcomes if each.end == "complete"}
