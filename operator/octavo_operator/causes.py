@@ -10,6 +10,7 @@ from octavo_operator.observed.pod import ContainerState, ContainerStatus, Pod, T
 WRONG_SETTING = 2
 """The engine's exit code for a setting that will not mend by itself."""
 OUT_OF_MEMORY = "OOMKilled"
+DOWNLOAD_FAILED = "DownloadFailed"
 NAME_TAKEN, REFUSED, REPLACING = "NameTaken", "ChildRefused", "Replacing"
 BLOCKED = frozenset({NAME_TAKEN, REFUSED, REPLACING})
 """Reasons for which a child may never have been made."""
@@ -105,7 +106,7 @@ def crash(pod: Pod, status: ContainerStatus, ended: Terminated) -> Cause:
     if ended.exit_code == WRONG_SETTING:
         return Cause(f"{part}Refused", said, final=True)
     return Cause(
-        "DownloadFailed" if status.name == FETCH_CONTAINER else "EngineCrashed",
+        DOWNLOAD_FAILED if status.name == FETCH_CONTAINER else "EngineCrashed",
         f"{said} (pod {pod.name}, exit code {ended.exit_code}, {times(status.restart_count)})",
     )
 

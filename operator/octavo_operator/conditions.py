@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from octavo_operator.api import Condition, LLMDeployment, Status
-from octavo_operator.causes import Cause, worst, worst_member
+from octavo_operator.causes import DOWNLOAD_FAILED, Cause, worst, worst_member
 from octavo_operator.desired.meta import selector
 from octavo_operator.downloads import Fetching
 from octavo_operator.observed.child import Child, DeploymentStatus
 from octavo_operator.observed.pod import Pod
 
-DOWNLOADING, DOWNLOAD_FAILED = "Downloading", "DownloadFailed"
+DOWNLOADING = "Downloading"
 READY, LOADING, ROLLING, SCALED_TO_ZERO = "AllPodsReady", "Loading", "RollingOut", "ScaledToZero"
 
 

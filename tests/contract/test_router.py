@@ -9,6 +9,7 @@ from manifests.render import CHART
 
 from octavo_operator import names
 from octavo_operator.api import parse
+from octavo_operator.conditions import SCALED_TO_ZERO
 from octavo_operator.desired.arguments import served_names
 from octavo_operator.desired.service import service
 from octavo_router import objects as seen
@@ -72,3 +73,7 @@ def test_the_labels_and_annotations_of_api_keys_are_those_of_the_contract(contra
     assert f'`{seen.API_KEYS_LABEL}: "true"`' in section
     assert f"`{seen.TOKEN_LIMIT}`" in section
     assert "api_keys" in Settings.model_fields
+
+
+def test_the_router_knows_a_model_without_pods_by_the_operators_reason() -> None:
+    assert seen.SCALED_TO_ZERO == SCALED_TO_ZERO

@@ -15,7 +15,7 @@ from octavo_operator.names import (
     TEMPLATE_ANNOTATION,
     Key,
 )
-from octavo_operator.observed.wire import Meta, Wire
+from octavo_operator.observed.wire import Condition, Meta, Wire
 from octavo_operator.ownership import Held
 
 SCALED = frozenset({"Deployment", "StatefulSet", "GroupScale"})
@@ -27,20 +27,13 @@ def slot(kind: str, name: str, resource: str) -> str:
     return kind if name == resource or not resource else f"{kind} {name}"
 
 
-class DeploymentCondition(Wire, frozen=True):
-    type: str
-    status: str
-    reason: str = ""
-    message: str = ""
-
-
 class DeploymentStatus(Wire, frozen=True):
     observed_generation: int = 0
     replicas: int = 0
     updated_replicas: int = 0
     ready_replicas: int = 0
     available_replicas: int = 0
-    conditions: list[DeploymentCondition] = msgspec.field(default_factory=list)
+    conditions: list[Condition] = msgspec.field(default_factory=list)
 
 
 class Child(msgspec.Struct, kw_only=True, frozen=True, gc=False):

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from octavo_operator.names import DEPLOYMENT_LABEL, GROUP_LABEL, MEMBER_LABEL, TEMPLATE_ANNOTATION, Key
-from octavo_operator.observed.wire import Meta, Wire
+from octavo_operator.observed.wire import Condition, Meta, Wire
 
 EARLIEST = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 
@@ -37,19 +37,12 @@ class ContainerStatus(Wire, frozen=True):
     last_state: ContainerState = ContainerState()
 
 
-class PodCondition(Wire, frozen=True):
-    type: str
-    status: str
-    reason: str = ""
-    message: str = ""
-
-
 class PodStatus(Wire, frozen=True):
     phase: str = ""
     reason: str = ""
     message: str = ""
     pod_ip: str = msgspec.field(default="", name="podIP")
-    conditions: list[PodCondition] = msgspec.field(default_factory=list)
+    conditions: list[Condition] = msgspec.field(default_factory=list)
     container_statuses: list[ContainerStatus] = msgspec.field(default_factory=list)
     init_container_statuses: list[ContainerStatus] = msgspec.field(default_factory=list)
 

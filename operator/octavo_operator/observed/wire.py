@@ -31,3 +31,12 @@ class Meta(Wire, frozen=True):
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     owner_references: list[Owner] = []
+
+
+class Condition(Wire, frozen=True):
+    """Of a Deployment's status or a pod's."""
+
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from octavo_operator.observed.pod import Pod, PodCondition, PodStatus
+from octavo_operator.observed.pod import Pod, PodStatus
+from octavo_operator.observed.wire import Condition
 from octavo_operator.scaling import scraper
 from octavo_operator.scaling.samples import Samples
 from octavo_operator.scaling.scraper import INTERVAL, LONGEST, Scraper
@@ -17,7 +18,7 @@ METRIC = "octavo_num_requests_waiting"
 
 
 def pod(name: str, ready: bool = True, deployment: str = "m") -> Pod:
-    conditions = [PodCondition(type="Ready", status="True" if ready else "False")]
+    conditions = [Condition(type="Ready", status="True" if ready else "False")]
     status = PodStatus(pod_ip="127.0.0.1", conditions=conditions)
     return Pod(name=name, namespace="here", deployment=deployment, status=status)
 
